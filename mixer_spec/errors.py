@@ -1,0 +1,52 @@
+"""The errors of mixer_spec: every one says where, which rule, expected, got, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class MixerSpecError(Exception):
+    """Base of every error that mixer_spec raises on purpose.
+
+    Args:
+        where: the object, file or argument that broke the rules.
+        problems: every rule broken, each as ``rule; expected X, got Y; do Z``.
+
+    Example:
+        >>> print(MixerSpecError("LayerNorm", ["epsilon must be positive; expected > 0, got -1.0"]))
+        LayerNorm: epsilon must be positive; expected > 0, got -1.0
+    """
+
+    def __init__(self, where: str, problems: Iterable[str] | str) -> None:
+        self.where = where
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        if len(self.problems) == 1:
+            message = f"{where}: {self.problems[0]}"
+        else:
+            lines = "".join(f"\n  {problem}" for problem in self.problems)
+            message = f"{where}: {len(self.problems)} rules broken{lines}"
+        super().__init__(message)
+
+
+class SpecError(MixerSpecError, ValueError):
+    """A specification that breaks a rule: a wrong value, an unknown field, widths that do not fit."""
+
+
+class WeightsError(MixerSpecError, ValueError):
+    """Weights that do not fit their spec: missing, unknown or mis-shaped tensors."""
+
+
+class InputError(MixerSpecError, ValueError):
+    """Input to a model that breaks its contract: wrong size, rank, dtype, or an unknown tap."""
+
+
+class FileError(MixerSpecError, ValueError):
+    """A file that cannot be read or written: truncated, of another format, or from a newer version."""
+
+
+class UnknownNameError(MixerSpecError, LookupError):
+    """A name (variant, backend, preprocessing) that does not exist; the message lists the nearest."""
+
+
+class MissingExtraError(MixerSpecError, ImportError):
+    """A package is not installed; the message names the extra that brings it."""

@@ -1,0 +1,76 @@
+"""What flows between layers, without the batch axis: an image, a table of tokens, a feature vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ._fields import Checked, Count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image(Checked):
+    """Pixels ``[height, width, channel]``; the channels of a photo are red, green, blue.
+
+    Args:
+        height: rows of pixels.
+        width: columns of pixels.
+        channels: values per pixel, 3 for RGB.
+    """
+
+    kind: ClassVar[str] = "image"
+    height: Count
+    width: Count
+    channels: Count
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(height, width, channel)``."""
+        return self.height, self.width, self.channels
+
+    def __str__(self) -> str:
+        return f"[height {self.height}, width {self.width}, channel {self.channels}]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Tokens ``[token, channel]``, the paper's matrix X.
+
+    Args:
+        tokens: rows of the table.
+        channels: columns of the table.
+        grid: the patch grid ``(rows, columns)`` that the last tokens lie on in row-major order;
+            ``None`` when the tokens have no place in the image (inside a token-mixing branch).
+        prefix: tokens in front of the grid (class tokens).
+    """
+
+    tokens: int
+    channels: int
+    grid: tuple[int, int] | None = None
+    prefix: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(token, channel)``."""
+        return self.tokens, self.channels
+
+    def __str__(self) -> str:
+        return f"[token {self.tokens}, channel {self.channels}]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """One vector ``[channel]`` per image: the pooled features, or the logits."""
+
+    channels: int
+
+    @property
+    def shape(self) -> tuple[int]:
+        """``(channel,)``."""
+        return (self.channels,)
+
+    def __str__(self) -> str:
+        return f"[channel {self.channels}]"
+
+
+Shape = Image | Table | Features
