@@ -3,7 +3,7 @@
 A class that inherits :class:`Checked` and is decorated as a frozen dataclass has every field
 checked against its annotation and normalised when it is made, so that equal values have equal
 JSON. Annotations may be ``int``, ``float``, ``str``, ``Literal``, another ``Checked`` class, a
-union of those, ``tuple[X, ...]``, ``tuple[X, Y]``, and ``Annotated[int | float, AtLeast(n)]``.
+union of those, ``tuple[X, ...]``, ``tuple[X, Y]``, and ``Annotated[int, AtLeast(n)]``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ class AtLeast:
 
 
 @dataclass(frozen=True, slots=True)
+class AtMost:
+    """The number is at most ``bound``."""
+
+    bound: int
+
+
+@dataclass(frozen=True, slots=True)
 class Above:
     """The number is finite and greater than ``bound``."""
 
@@ -43,8 +50,10 @@ class Matches:
     pattern: str
 
 
-Count = Annotated[int, AtLeast(1)]
-Index = Annotated[int, AtLeast(0)]
+_LARGEST = 2**31 - 1  # the largest axis that every framework can index
+
+Count = Annotated[int, AtLeast(1), AtMost(_LARGEST)]
+Index = Annotated[int, AtLeast(0), AtMost(_LARGEST)]
 PositiveFloat = Annotated[float, Above(0.0)]
 
 _Problems = list[str]
@@ -160,6 +169,8 @@ def _normalise_bounded(
         match bound:
             case AtLeast(low) if value < low:
                 problems.append(f"{where} is too small; expected at least {low}, got {value}")
+            case AtMost(high) if value > high:
+                problems.append(f"{where} is too large; expected at most {high}, got {value}")
             case Above(low) if not value > low:
                 problems.append(f"{where} is too small; expected above {low}, got {value}")
             case Matches(pattern) if not re.fullmatch(pattern, value):

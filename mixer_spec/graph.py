@@ -45,6 +45,12 @@ class Node:
         own = self.layer.multiply_adds(self.incoming)  # type: ignore[arg-type]
         return own + sum(child.multiply_adds for child in self.children)
 
+    @property
+    def activations(self) -> int:
+        """Values computed for one image by this layer and those inside it, each counted once."""
+        own = self.layer.activations(self.incoming)  # type: ignore[arg-type]
+        return own + sum(child.activations for child in self.children)
+
     def walk(self) -> Iterator[Node]:
         """This node, then everything inside it, in the order of computation."""
         yield self
@@ -100,10 +106,12 @@ def place(
     """Put ``layers`` one after the other, ``incoming`` entering the first.
 
     Rules that they break go to ``problems``; ``None`` when a shape could not be followed.
+    ``path`` is the list's canonical name, empty at the top of the model.
     """
     nodes = []
     for name, layer in zip(names(layers, problems, path), layers, strict=True):
-        node = _place_one(name, layer, incoming, f"{path}.{name}" if name else path, problems)
+        node_path = ".".join(part for part in (path, name) if part)
+        node = _place_one(name, layer, incoming, node_path, problems)
         if node is None:
             return None
         nodes.append(node)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from ._fields import Checked, Count, Index, Matches, PositiveFloat
 from .shapes import Features, Image, Shape, Table
@@ -113,6 +113,10 @@ class Layer(Checked, Generic[Incoming]):
     def multiply_adds(self, incoming: Incoming) -> int:
         """Products summed in matrix products for one image, without those of nested layers."""
         return 0
+
+    def activations(self, incoming: Incoming) -> int:
+        """Values it computes for one image, without those of nested layers."""
+        return math.prod(self.outgoing(incoming).shape)
 
     def nested(self, incoming: Incoming) -> tuple[tuple[BranchLayer, ...], Table] | None:
         """The list of layers inside this one and the table that enters it, if there is one."""
@@ -444,6 +448,11 @@ class Attention(Layer[Table]):
         tokens, channels = incoming.shape
         return 4 * tokens * channels * channels + 2 * tokens * tokens * channels
 
+    def activations(self, incoming: Table) -> int:
+        """Query, key, value, the weighted sum and the output, and each head's softmax."""
+        tokens, channels = incoming.shape
+        return 5 * tokens * channels + self.heads * tokens * tokens
+
 
 ResidualName = Annotated[str, Matches(r"([a-z][a-z0-9]*_)*(mixing|attention)(_[0-9]+)?")]
 
@@ -528,7 +537,7 @@ class Head(Layer[Features]):
 
 # --- where each kind may stand --------------------------------------------------------------
 
-StemLayer = Union[PatchEmbed]
+StemLayer = PatchEmbed
 EmbeddingLayer = ClassToken | PositionEmbedding
 NormLayer = LayerNorm | Affine
 BranchLayer = (

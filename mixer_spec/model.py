@@ -7,9 +7,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from ._fields import Checked, Index
+from ._fields import AtLeast, AtMost, Checked
 from .errors import SpecError
 from .graph import Node, Step, place
 from .layers import (
@@ -19,9 +19,9 @@ from .layers import (
     Head,
     NormLayer,
     Parameter,
-    PatchEmbed,
     PoolLayer,
     Residual,
+    StemLayer,
 )
 from .shapes import Image, Shape
 
@@ -42,7 +42,7 @@ class Stage(Checked):
     kind: ClassVar[str] = "stage"
     transition: tuple[BranchLayer, ...]
     block: tuple[Residual, ...]
-    depth: Index
+    depth: Annotated[int, AtLeast(0), AtMost(10_000)]
 
     def broken_rules(self) -> Iterator[str]:
         """A stage with a transition needs a block, since taps stand behind blocks."""
@@ -80,7 +80,7 @@ class ModelSpec(Checked):
 
     kind: ClassVar[str] = "model"
     input: Image
-    stem: PatchEmbed
+    stem: StemLayer
     embeddings: tuple[EmbeddingLayer, ...]
     stages: tuple[Stage, ...]
     norm: NormLayer
@@ -141,6 +141,11 @@ class ModelSpec(Checked):
         """Products summed in matrix products for one image; FLOPs are twice that."""
         return sum(node.multiply_adds for step in self.steps for node in step.nodes)
 
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of every layer's output for one image in float32: what a backward pass keeps."""
+        return 4 * sum(node.activations for step in self.steps for node in step.nodes)
+
     # --- JSON --------------------------------------------------------------------------------
 
     def to_data(self) -> dict[str, Any]:
@@ -167,7 +172,7 @@ class ModelSpec(Checked):
         try:
             data = json.loads(text, object_pairs_hook=_object_without_duplicates)
         except (ValueError, RecursionError) as error:
-            raise SpecError(where, f"must be JSON; expected a spec, got {error}") from None
+            raise SpecError(where, f"must be JSON; expected a spec, got: {error}") from None
         if not isinstance(data, dict):
             raise SpecError(where, f"must be a JSON object, got {type(data).__name__}")
         version = data.pop("spec_version", None)
@@ -179,7 +184,10 @@ class ModelSpec(Checked):
             )
         if version is not SPEC_VERSION:
             raise SpecError(where, f"spec_version must be {SPEC_VERSION}, got {version!r}")
-        return cls.from_data(data, where)
+        try:
+            return cls.from_data(data, where)
+        except RecursionError:
+            raise SpecError(where, "is nested too deep to be a model") from None
 
     @property
     def fingerprint(self) -> str:
@@ -203,29 +211,20 @@ def _steps(spec: ModelSpec) -> tuple[Step, ...]:
 
 
 def _unfold(spec: ModelSpec, problems: list[str], *, every_block: bool) -> Iterator[Step]:
-    """The steps of ``spec``; stops at the first step whose shapes cannot be followed.
+    """The steps of ``spec``; stops at the first whose shapes cannot be followed.
 
     With ``every_block`` false, one block stands for all of its stage: their shapes are equal.
     """
     shape: Shape = spec.input
-
-    def step(tap: str, *parts: tuple[str, tuple[AnyLayer, ...]]) -> Step | None:
-        nonlocal shape
+    for tap, lists in _plan(spec, every_block=every_block):
         nodes: list[Node] = []
-        for path, layers in parts:
+        for path, layers in lists:
             placed = place(layers, shape, path, problems)
             if placed is None:
-                return None
+                return
             nodes += placed
-            shape = nodes[-1].outgoing if nodes else shape
-        return Step(tap, tuple(nodes))
-
-    plan = _plan(spec, every_block=every_block)
-    for tap, parts in plan:
-        found = step(tap, *parts)
-        if found is None:
-            return
-        yield found
+            shape = nodes[-1].outgoing
+        yield Step(tap, tuple(nodes))
 
 
 def _plan(

@@ -1,0 +1,191 @@
+"""What a backend is: two protocols, their input checks, and discovery by name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError, UnknownNameError
+from .extras import load_or_name_extra
+from .model import ModelSpec
+from .weights import Weights
+
+Profile = Literal["f32-strict", "f64"]
+"""An arithmetic: ``f32-strict`` is IEEE float32 throughout, without TF32 and fast-math."""
+
+PROFILES: tuple[Profile, ...] = ("f32-strict", "f64")
+
+GROUP = "mixer_spec.backends"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendInfo:
+    """What a backend says of itself.
+
+    Args:
+        name: the name it is registered under.
+        versions: its packages' versions, by distribution name.
+        device: where it computes, in words, as in ``cpu``.
+        profiles: the arithmetics that it claims.
+        taps: whether it returns the intermediates; ``False`` for an engine that only has logits.
+    """
+
+    name: str
+    versions: Mapping[str, str]
+    device: str
+    profiles: tuple[Profile, ...]
+    taps: bool = True
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model loaded with weights, ready to run."""
+
+    def forward(
+        self, images: NDArray[Any], taps: Sequence[str] = ()
+    ) -> Mapping[str, NDArray[Any]]:
+        """Run a batch.
+
+        Args:
+            images: ``[batch, height, width, rgb]``, preprocessed, float32 (float64 for ``f64``).
+            taps: names out of ``spec.taps``.
+
+        Returns:
+            ``"logits"`` ``[batch, class]`` always, and every tap asked for.
+
+        Raises:
+            InputError: if the images or the taps do not fit the spec.
+        """
+        ...
+
+    def export_weights(self) -> Weights:
+        """The weights it holds under their canonical names, bit for bit as they were loaded."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A framework that can run any spec."""
+
+    def info(self) -> BackendInfo:
+        """Versions, device and what it claims to do."""
+        ...
+
+    def load(self, spec: ModelSpec, weights: Weights, *, profile: Profile = "f32-strict") -> Model:
+        """Build the model and give it the weights.
+
+        Raises:
+            WeightsError: if the weights do not fit the spec.
+            UnknownNameError: if the backend does not claim the profile.
+        """
+        ...
+
+
+def check_profile(info: BackendInfo, profile: str) -> None:
+    """Refuse a profile that the backend does not claim.
+
+    Raises:
+        UnknownNameError: naming those it does claim.
+    """
+    if profile not in info.profiles:
+        raise UnknownNameError(
+            f"backend {info.name}",
+            f"does not claim the profile; expected one of {list(info.profiles)}, got {profile!r}",
+        )
+
+
+def check_images(
+    spec: ModelSpec, images: NDArray[Any], taps: Sequence[str] = (), *, where: str = "images"
+) -> None:
+    """Refuse images and taps that do not fit ``spec``; every backend calls this first.
+
+    Args:
+        spec: the architecture.
+        images: should be ``[batch, height, width, rgb]`` in a floating dtype.
+        taps: should be names out of ``spec.taps``.
+        where: the argument's name for the message.
+
+    Raises:
+        InputError: with every rule broken.
+    """
+    problems = []
+    expected = ("batch", *spec.input.shape)
+    layout = f"[batch, {', '.join(map(str, spec.input.shape))}] (batch, height, width, rgb)"
+    if not isinstance(images, np.ndarray):
+        raise InputError(where, f"must be a NumPy array, got {type(images).__name__}")
+    if images.ndim != len(expected):
+        problems.append(f"wrong rank; expected {layout}, got {list(images.shape)}")
+    elif images.shape[1:] != spec.input.shape:
+        hint = ""
+        if (images.shape[2], images.shape[3], images.shape[1]) == spec.input.shape:
+            hint = "; these are channels first: use images.transpose(0, 2, 3, 1)"
+        problems.append(f"wrong image size; expected {layout}, got {list(images.shape)}{hint}")
+    elif images.shape[0] == 0:
+        problems.append("empty batch; expected at least one image, got 0")
+    if not np.issubdtype(images.dtype, np.floating):
+        problems.append(
+            f"wrong dtype; expected float32, got {images.dtype}; "
+            "mixer_spec.preprocess turns photos into float32 pixels"
+        )
+    unknown = [tap for tap in taps if tap not in spec.taps]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], spec.taps, n=3)
+        problems.append(f"unknown taps {unknown}; expected names like {near or list(spec.taps[:3])}")
+    if problems:
+        raise InputError(where, problems)
+
+
+def backend_names() -> tuple[str, ...]:
+    """Names of the registered backends, whether or not their extras are installed."""
+    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+
+
+def load_backend(name: str) -> Backend:
+    """The backend called ``name``, or the class at ``package.module:Class``.
+
+    Raises:
+        UnknownNameError: if there is none of that name.
+        MissingExtraError: if its framework is not installed; the message names the extra.
+    """
+    make: Callable[[], Any]
+    if ":" in name:
+        make = load_or_name_extra(f"backend {name}", functools.partial(_import_object, name))
+    else:
+        entries = {entry.name: entry for entry in entry_points(group=GROUP)}
+        if name not in entries:
+            near = difflib.get_close_matches(name, entries, n=3, cutoff=0.4) or sorted(entries)
+            raise UnknownNameError(
+                f"backend {name!r}",
+                f"is not registered; expected one of {near}, or package.module:Class",
+            )
+        make = load_or_name_extra(f"backend {name}", entries[name].load)
+    found = make()
+    if not isinstance(found, Backend):
+        raise UnknownNameError(
+            f"backend {name!r}", f"is not a Backend; expected info() and load(), got {found!r}"
+        )
+    return found
+
+
+def _import_object(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    try:
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module_name))
+    except AttributeError:
+        raise UnknownNameError(
+            f"backend {name!r}", f"module {module_name} has no {attribute!r}"
+        ) from None
+    except ModuleNotFoundError as error:
+        if error.name and module_name.split(".")[0] == error.name.split(".")[0]:
+            raise UnknownNameError(
+                f"backend {name!r}", f"there is no module {module_name}; is it installed?"
+            ) from None
+        raise

@@ -1,0 +1,65 @@
+"""How the reference adds up: float64 for the oracle, float32 in shuffled orders for the yardstick."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Arithmetic:
+    """A dtype and the two operations whose order of summation is free.
+
+    Args:
+        dtype: float64 for the oracle, float32 for the yardstick.
+
+    Example:
+        >>> Arithmetic(np.float32).mean(np.ones((2, 3), np.float32), axis=-1)
+        array([[1.],
+               [1.]], dtype=float32)
+    """
+
+    def __init__(self, dtype: type[np.floating[Any]] = np.float64) -> None:
+        self.dtype = dtype
+
+    def cast(self, array: Array) -> Array:
+        """``array`` in this arithmetic's dtype, without a copy where it already is."""
+        return np.asarray(array, self.dtype)
+
+    def matmul(self, left: Array, right: Array) -> Array:
+        """The matrix product over the last axis of ``left`` and the last but one of ``right``."""
+        if right.ndim == 2 and left.ndim > 2:  # one large product rather than one per image
+            rows = left.reshape(-1, left.shape[-1]) @ right
+            return rows.reshape(*left.shape[:-1], right.shape[-1])
+        return np.matmul(left, right)
+
+    def mean(self, array: Array, axis: int) -> Array:
+        """The mean over ``axis``, which stays with length 1."""
+        return array.mean(axis=axis, keepdims=True, dtype=self.dtype)
+
+
+class Shuffled(Arithmetic):
+    """The same function with every sum taken in an order drawn from ``seed``.
+
+    In exact arithmetic nothing changes; in float32 the difference from the oracle is a sample of
+    the rounding noise that any correct float32 implementation may show.
+
+    Args:
+        seed: of the orders.
+        dtype: float32, unless something else is to be measured.
+    """
+
+    def __init__(self, seed: int, dtype: type[np.floating[Any]] = np.float32) -> None:
+        super().__init__(dtype)
+        self._generator = np.random.Generator(np.random.Philox(key=seed))
+
+    def matmul(self, left: Array, right: Array) -> Array:
+        order = self._generator.permutation(left.shape[-1])
+        return super().matmul(left[..., order], right[..., order, :])
+
+    def mean(self, array: Array, axis: int) -> Array:
+        order = self._generator.permutation(array.shape[axis])
+        return super().mean(np.take(array, order, axis=axis), axis)

@@ -1,0 +1,54 @@
+"""The reference behind the backend protocol, so that it can be run and judged like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backend import BackendInfo, Profile, check_profile
+from ..model import ModelSpec
+from ..weights import Weights, validate
+from .arithmetic import Arithmetic, Array
+from .forward import forward
+
+_DTYPES = {"f32-strict": np.float32, "f64": np.float64}
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceModel:
+    """A spec with weights, run by NumPy."""
+
+    spec: ModelSpec
+    weights: Weights
+    arithmetic: Arithmetic
+
+    def forward(self, images: Array, taps: Sequence[str] = ()) -> Mapping[str, Array]:
+        """See :meth:`mixer_spec.backend.Model.forward`."""
+        return forward(self.spec, self.weights, images, taps, arithmetic=self.arithmetic)
+
+    def export_weights(self) -> Weights:
+        """See :meth:`mixer_spec.backend.Model.export_weights`."""
+        return self.weights
+
+
+class ReferenceBackend:
+    """The NumPy reference as a backend."""
+
+    def info(self) -> BackendInfo:
+        """See :meth:`mixer_spec.backend.Backend.info`."""
+        return BackendInfo(
+            name="reference",
+            versions={"numpy": np.__version__},
+            device="cpu",
+            profiles=("f32-strict", "f64"),
+        )
+
+    def load(
+        self, spec: ModelSpec, weights: Weights, *, profile: Profile = "f32-strict"
+    ) -> ReferenceModel:
+        """See :meth:`mixer_spec.backend.Backend.load`."""
+        check_profile(self.info(), profile)
+        validate(spec, weights)
+        return ReferenceModel(spec, weights, Arithmetic(_DTYPES[profile]))

@@ -1,0 +1,178 @@
+"""What every layer kind computes, in plain NumPy: the specification of the numbers.
+
+Each function takes ``(layer, weights, x, run)``: the layer's fields, its own parameters by name,
+the incoming array with a batch axis in front, and a :class:`Run` that has the arithmetic and runs
+nested layers. Axes: ``[batch, height, width, rgb]``, ``[batch, token, channel]``,
+``[batch, channel]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import layers
+from .arithmetic import Arithmetic, Array
+
+Own = Mapping[str, Array]
+
+
+class Run(Protocol):
+    """What a layer may ask of the evaluation that it is part of."""
+
+    arithmetic: Arithmetic
+
+    def nested(self, x: Array) -> Array:
+        """The layers inside this one, applied to ``x`` one after the other."""
+        ...
+
+
+def patch_embed(layer: layers.PatchEmbed, weights: Own, x: Array, run: Run) -> Array:
+    """``[batch, height, width, rgb] -> [batch, token, channel]``."""
+    (ph, pw), (batch, height, width, rgb) = layer.patch, x.shape
+    rows, columns = height // ph, width // pw
+    # [batch, row, patch_row, column, patch_column, rgb] -> the two patch axes last but one
+    patches = x.reshape(batch, rows, ph, columns, pw, rgb).transpose(0, 1, 3, 2, 4, 5)
+    patches = patches.reshape(batch, rows * columns, ph * pw * rgb)
+    kernel = weights["kernel"].reshape(ph * pw * rgb, layer.features)
+    return run.arithmetic.matmul(patches, kernel) + weights["bias"]
+
+
+def class_token(layer: layers.ClassToken, weights: Own, x: Array, run: Run) -> Array:
+    """Token 0 is the learned one."""
+    token = np.broadcast_to(weights["embedding"], (x.shape[0], 1, x.shape[2]))
+    return np.concatenate([token, x], axis=1)
+
+
+def position_embedding(layer: layers.PositionEmbedding, weights: Own, x: Array, run: Run) -> Array:
+    """``X + E``."""
+    return x + weights["embedding"]
+
+
+def layer_norm(layer: layers.LayerNorm, weights: Own, x: Array, run: Run) -> Array:
+    """Over the channels, with the population's variance in two passes."""
+    centred = x - run.arithmetic.mean(x, axis=-1)
+    variance = run.arithmetic.mean(centred * centred, axis=-1)
+    epsilon = run.arithmetic.dtype(layer.epsilon)
+    return centred / np.sqrt(variance + epsilon) * weights["scale"] + weights["bias"]
+
+
+def affine(layer: layers.Affine, weights: Own, x: Array, run: Run) -> Array:
+    """``x * scale + bias``."""
+    return x * weights["scale"] + weights["bias"]
+
+
+def layer_scale(layer: layers.LayerScale, weights: Own, x: Array, run: Run) -> Array:
+    """``x * scale``."""
+    return x * weights["scale"]
+
+
+def gelu(layer: layers.Gelu, weights: Own, x: Array, run: Run) -> Array:
+    """``x Phi(x)``, by erf or by the tanh approximation."""
+    # Constants in the arithmetic's own dtype: a float64 scalar would not change a float32 array's
+    # dtype, but it would hide where a constant is rounded.
+    number = run.arithmetic.dtype
+    half, one = number(0.5), number(1.0)
+    if layer.approximation == "none":
+        return half * x * (one + _erf(x * number(math.sqrt(0.5))))
+    cubic = x + number(0.044715) * x * x * x
+    return half * x * (one + np.tanh(number(math.sqrt(2.0 / math.pi)) * cubic))
+
+
+def _erf(x: Array) -> Array:
+    """The error function of every value, computed in float64 by the C library."""
+    values = np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size)
+    return values.reshape(x.shape).astype(x.dtype, copy=False)
+
+
+def silu(layer: layers.Silu, weights: Own, x: Array, run: Run) -> Array:
+    """``x / (1 + exp(-x))``, without overflow for large negative values."""
+    small = np.exp(-np.abs(x))
+    one = run.arithmetic.dtype(1.0)
+    return x * np.where(x >= 0, one / (one + small), small / (one + small))
+
+
+def token_dense(layer: layers.TokenDense, weights: Own, x: Array, run: Run) -> Array:
+    """``W X + b``, with b along the tokens."""
+    return run.arithmetic.matmul(weights["kernel"], x) + weights["bias"][:, None]
+
+
+def channel_dense(layer: layers.ChannelDense, weights: Own, x: Array, run: Run) -> Array:
+    """``X W + b``, with b along the channels."""
+    return run.arithmetic.matmul(x, weights["kernel"]) + weights["bias"]
+
+
+def spatial_gate(layer: layers.SpatialGate, weights: Own, x: Array, run: Run) -> Array:
+    """``u * layers(v)`` for the halves ``u, v`` of the channels."""
+    u, v = np.split(x, 2, axis=-1)
+    return u * run.nested(v)
+
+
+def gated_unit(layer: layers.GatedUnit, weights: Own, x: Array, run: Run) -> Array:
+    """``value * activation(gate)`` for the two halves of an axis."""
+    first, second = np.split(x, 2, axis=1 if layer.axis == "token" else 2)
+    gate, value = (first, second) if layer.gate == "first" else (second, first)
+    return value * run.nested(gate)
+
+
+def attention(layer: layers.Attention, weights: Own, x: Array, run: Run) -> Array:
+    """Softmax of ``q k / sqrt(size)`` over the tokens, for each head."""
+    matmul = run.arithmetic.matmul
+    batch, tokens, channels = x.shape
+    size = channels // layer.heads
+
+    def heads(name: str) -> Array:  # [batch, head, token, size]
+        table = matmul(x, weights[f"{name}.kernel"]) + weights[f"{name}.bias"]
+        return table.reshape(batch, tokens, layer.heads, size).transpose(0, 2, 1, 3)
+
+    query, key, value = heads("query"), heads("key"), heads("value")
+    scores = matmul(query, key.swapaxes(2, 3)) / run.arithmetic.dtype(math.sqrt(size))
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    # The mean times the length is the sum, in the arithmetic's order.
+    total = run.arithmetic.mean(powers, axis=-1) * run.arithmetic.dtype(tokens)
+    mixed = matmul(powers / total, value).transpose(0, 2, 1, 3).reshape(batch, tokens, channels)
+    return matmul(mixed, weights["out.kernel"]) + weights["out.bias"]
+
+
+def residual(layer: layers.Residual, weights: Own, x: Array, run: Run) -> Array:
+    """``X + layers(X)``."""
+    return x + run.nested(x)
+
+
+def mean_pool(layer: layers.MeanPool, weights: Own, x: Array, run: Run) -> Array:
+    """``[batch, token, channel] -> [batch, channel]``, the mean over the tokens."""
+    return run.arithmetic.mean(x, axis=1)[:, 0]
+
+
+def take_token(layer: layers.TakeToken, weights: Own, x: Array, run: Run) -> Array:
+    """``[batch, token, channel] -> [batch, channel]``, one token."""
+    return x[:, layer.index]
+
+
+def head(layer: layers.Head, weights: Own, x: Array, run: Run) -> Array:
+    """``[batch, channel] -> [batch, class]``: ``x W + b``."""
+    return run.arithmetic.matmul(x, weights["kernel"]) + weights["bias"]
+
+
+COMPUTE: Mapping[type[layers.AnyLayer], Callable[[Any, Own, Array, Run], Array]] = {
+    layers.PatchEmbed: patch_embed,
+    layers.ClassToken: class_token,
+    layers.PositionEmbedding: position_embedding,
+    layers.LayerNorm: layer_norm,
+    layers.Affine: affine,
+    layers.LayerScale: layer_scale,
+    layers.Gelu: gelu,
+    layers.Silu: silu,
+    layers.TokenDense: token_dense,
+    layers.ChannelDense: channel_dense,
+    layers.SpatialGate: spatial_gate,
+    layers.GatedUnit: gated_unit,
+    layers.Attention: attention,
+    layers.Residual: residual,
+    layers.MeanPool: mean_pool,
+    layers.TakeToken: take_token,
+    layers.Head: head,
+}
