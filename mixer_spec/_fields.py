@@ -9,7 +9,6 @@ union of those, ``tuple[X, ...]``, ``tuple[X, Y]``, and ``Annotated[int, AtLeast
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import operator
 import re
@@ -70,7 +69,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         problems: _Problems = []
-        for name, annotation in annotations(type(self)).items():
+        for name, annotation in field_types(type(self)).items():
             value = normalise(getattr(self, name), annotation, name, problems)
             object.__setattr__(self, name, value)
         if not problems:
@@ -84,7 +83,7 @@ class Checked:
 
     def to_data(self) -> dict[str, Any]:
         """The value as plain dicts, lists, strings and numbers, ready for JSON."""
-        fields = {name: _to_data(getattr(self, name)) for name in annotations(type(self))}
+        fields = {name: _to_data(getattr(self, name)) for name in field_types(type(self))}
         return {"kind": self.kind, **fields}
 
     @classmethod
@@ -101,11 +100,15 @@ class Checked:
         return typing.cast(Self, value)
 
 
-@functools.cache
-def annotations(cls: type) -> dict[str, Any]:
+_FIELD_TYPES: dict[type, dict[str, Any]] = {}
+
+
+def field_types(cls: type[Any]) -> dict[str, Any]:
     """The resolved annotation of every dataclass field of ``cls``, in order."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    if cls not in _FIELD_TYPES:
+        hints = typing.get_type_hints(cls, include_extras=True)
+        _FIELD_TYPES[cls] = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return _FIELD_TYPES[cls]
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -222,7 +225,9 @@ def _from_data(data: Any, annotation: Any, where: str, problems: _Problems) -> A
             return None
         pairs = enumerate(zip(data, members, strict=True))
         return tuple(_from_data(d, m, f"{where}[{i}]", problems) for i, (d, m) in pairs)
-    classes = [c for c in alternatives(annotation) if isinstance(c, type) and issubclass(c, Checked)]
+    classes = [
+        c for c in alternatives(annotation) if isinstance(c, type) and issubclass(c, Checked)
+    ]
     return _checked_from_data(data, classes, where, problems) if classes else data
 
 
@@ -239,7 +244,7 @@ def _checked_from_data(
     if cls is None:
         problems.append(f"{place}: unknown kind; expected one of {sorted(kinds)}, got {kind!r}")
         return None
-    fields = annotations(cls)
+    fields = field_types(cls)
     before = len(problems)
     for name in sorted(data.keys() - fields.keys() - {"kind"}, key=str):
         problems.append(f"{place}: unknown field {name!r} of kind {kind!r}")

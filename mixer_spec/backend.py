@@ -49,9 +49,7 @@ class BackendInfo:
 class Model(Protocol):
     """A model loaded with weights, ready to run."""
 
-    def forward(
-        self, images: NDArray[Any], taps: Sequence[str] = ()
-    ) -> Mapping[str, NDArray[Any]]:
+    def forward(self, images: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
         """Run a batch.
 
         Args:
@@ -138,7 +136,9 @@ def check_images(
     unknown = [tap for tap in taps if tap not in spec.taps]
     if unknown:
         near = difflib.get_close_matches(unknown[0], spec.taps, n=3)
-        problems.append(f"unknown taps {unknown}; expected names like {near or list(spec.taps[:3])}")
+        problems.append(
+            f"unknown taps {unknown}; expected names like {near or list(spec.taps[:3])}"
+        )
     if problems:
         raise InputError(where, problems)
 

@@ -128,12 +128,12 @@ def _place_one(
             f"expected {layer.accepts.__name__.lower()}, got {incoming}"
         )
         return None
-    broken = [f"{path}: {rule}" for rule in layer.rules(incoming)]  # type: ignore[arg-type]
+    broken = [f"{path}: {rule}" for rule in layer.rules(incoming)]
     problems += broken
     if broken:
         return None
     children: tuple[Node, ...] = ()
-    nested = layer.nested(incoming)  # type: ignore[arg-type]
+    nested = layer.nested(incoming)
     if nested is not None:
         inner, entering = nested
         placed = place(inner, entering, path, problems)
@@ -147,4 +147,4 @@ def _place_one(
             )
             return None
         children = placed
-    return Node(name, path, layer, incoming, layer.outgoing(incoming), children)  # type: ignore[arg-type]
+    return Node(name, path, layer, incoming, layer.outgoing(incoming), children)

@@ -50,7 +50,9 @@ class Variant:
         return self.build(image_size=image_size, classes=classes)
 
 
-_MIXER = "arXiv:2105.01601v4, table 1; google-research/vision_transformer, vit_jax/configs/models.py"
+_MIXER = (
+    "arXiv:2105.01601v4, table 1; google-research/vision_transformer, vit_jax/configs/models.py"
+)
 _RESMLP = "arXiv:2105.03404, tables 1 and 3; facebookresearch/deit, resmlp_models.py"
 _GMLP = "arXiv:2105.08050, table 1; huggingface/pytorch-image-models, mlp_mixer.py"
 _GMIXER = "huggingface/pytorch-image-models, mlp_mixer.py"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, Any]
 
 
 class Arithmetic:
@@ -34,11 +33,13 @@ class Arithmetic:
         if right.ndim == 2 and left.ndim > 2:  # one large product rather than one per image
             rows = left.reshape(-1, left.shape[-1]) @ right
             return rows.reshape(*left.shape[:-1], right.shape[-1])
-        return np.matmul(left, right)
+        product: Array = np.matmul(left, right)
+        return product
 
     def mean(self, array: Array, axis: int) -> Array:
         """The mean over ``axis``, which stays with length 1."""
-        return array.mean(axis=axis, keepdims=True, dtype=self.dtype)
+        mean: Array = array.mean(axis=axis, keepdims=True, dtype=self.dtype)
+        return mean
 
 
 class Shuffled(Arithmetic):

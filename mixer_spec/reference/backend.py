@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..backend import BackendInfo, Profile, check_profile
-from ..model import ModelSpec
-from ..weights import Weights, validate
+from mixer_spec.backend import BackendInfo, Profile, check_profile
+from mixer_spec.model import ModelSpec
+from mixer_spec.weights import Weights, validate
+
 from .arithmetic import Arithmetic, Array
 from .forward import forward
 
-_DTYPES = {"f32-strict": np.float32, "f64": np.float64}
+_DTYPES: dict[Profile, type[np.floating[Any]]] = {"f32-strict": np.float32, "f64": np.float64}
 
 
 @dataclass(frozen=True, slots=True)

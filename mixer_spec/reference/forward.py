@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..backend import check_images
-from ..graph import Node, Step
-from ..model import ModelSpec
-from ..weights import Weights, validate
+from mixer_spec.backend import check_images
+from mixer_spec.graph import Node, Step
+from mixer_spec.model import ModelSpec
+from mixer_spec.weights import Weights, validate
+
 from .arithmetic import Arithmetic, Array
 from .layers import COMPUTE
 

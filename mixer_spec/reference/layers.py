@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .. import layers
+from mixer_spec import layers
+
 from .arithmetic import Arithmetic, Array
 
 Own = Mapping[str, Array]
@@ -23,7 +24,10 @@ Own = Mapping[str, Array]
 class Run(Protocol):
     """What a layer may ask of the evaluation that it is part of."""
 
-    arithmetic: Arithmetic
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How to add up."""
+        ...
 
     def nested(self, x: Array) -> Array:
         """The layers inside this one, applied to ``x`` one after the other."""
@@ -57,7 +61,8 @@ def layer_norm(layer: layers.LayerNorm, weights: Own, x: Array, run: Run) -> Arr
     centred = x - run.arithmetic.mean(x, axis=-1)
     variance = run.arithmetic.mean(centred * centred, axis=-1)
     epsilon = run.arithmetic.dtype(layer.epsilon)
-    return centred / np.sqrt(variance + epsilon) * weights["scale"] + weights["bias"]
+    normed: Array = centred / np.sqrt(variance + epsilon)
+    return normed * weights["scale"] + weights["bias"]
 
 
 def affine(layer: layers.Affine, weights: Own, x: Array, run: Run) -> Array:
@@ -75,11 +80,13 @@ def gelu(layer: layers.Gelu, weights: Own, x: Array, run: Run) -> Array:
     # Constants in the arithmetic's own dtype: a float64 scalar would not change a float32 array's
     # dtype, but it would hide where a constant is rounded.
     number = run.arithmetic.dtype
-    half, one = number(0.5), number(1.0)
     if layer.approximation == "none":
-        return half * x * (one + _erf(x * number(math.sqrt(0.5))))
-    cubic = x + number(0.044715) * x * x * x
-    return half * x * (one + np.tanh(number(math.sqrt(2.0 / math.pi)) * cubic))
+        step = _erf(x * number(math.sqrt(0.5)))
+    else:
+        cubic = x + number(0.044715) * x * x * x
+        step = np.tanh(number(math.sqrt(2.0 / math.pi)) * cubic)
+    gated: Array = number(0.5) * x * (number(1.0) + step)
+    return gated
 
 
 def _erf(x: Array) -> Array:
@@ -92,7 +99,8 @@ def silu(layer: layers.Silu, weights: Own, x: Array, run: Run) -> Array:
     """``x / (1 + exp(-x))``, without overflow for large negative values."""
     small = np.exp(-np.abs(x))
     one = run.arithmetic.dtype(1.0)
-    return x * np.where(x >= 0, one / (one + small), small / (one + small))
+    gate: Array = np.where(x >= 0, one / (one + small), small / (one + small))
+    return x * gate
 
 
 def token_dense(layer: layers.TokenDense, weights: Own, x: Array, run: Run) -> Array:
