@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -155,7 +155,7 @@ def load_backend(name: str) -> Backend:
         UnknownNameError: if there is none of that name.
         MissingExtraError: if its framework is not installed; the message names the extra.
     """
-    make: Callable[[], Any]
+    make: Any
     if ":" in name:
         make = load_or_name_extra(f"backend {name}", functools.partial(_import_object, name))
     else:
@@ -167,7 +167,7 @@ def load_backend(name: str) -> Backend:
                 f"is not registered; expected one of {near}, or package.module:Class",
             )
         make = load_or_name_extra(f"backend {name}", entries[name].load)
-    found = make()
+    found = make() if callable(make) else make
     if not isinstance(found, Backend):
         raise UnknownNameError(
             f"backend {name!r}", f"is not a Backend; expected info() and load(), got {found!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from .errors import SpecError
 from .layers import (
     Affine,
     Attention,
@@ -219,7 +220,12 @@ def vit(
 
 def _image_and_tokens(image_size: ImageSize, patch: int) -> tuple[Image, int]:
     """The RGB image and how many whole patches it holds; the spec refuses a remainder."""
-    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if len(sides) != 2:
+        raise SpecError(
+            "image_size", f"must be one number or (height, width); expected 2 sides, got {sides}"
+        )
+    height, width = sides
     image = Image(height=height, width=width, channels=3)
     # At least 1, so that only the rule about the remainder is reported for a small image.
     return image, max(1, (image.height // patch) * (image.width // patch)) if patch else 1

@@ -33,6 +33,9 @@ def initial(
         seed: any whole number.
         overrides: distributions by the end of the weight's name, as ``Variant.initial`` has them.
 
+    Raises:
+        WeightsError: if an override fits no weight.
+
     Source:
         arXiv:2105.01601's code, models_mixer.py: Flax's defaults, ``head`` with zeros.
 
@@ -42,10 +45,13 @@ def initial(
         >>> weights["blocks.0.token_mixing.dense_0.kernel"].shape
         (256, 49)
     """
-    chosen = dict(overrides or {})
+    parameters, chosen = spec.parameters(), dict(overrides or {})
+    unused = [suffix for suffix in chosen if not any(n.endswith(suffix) for n in parameters)]
+    if unused:
+        raise WeightsError("overrides", [f"no weight ends with {suffix!r}" for suffix in unused])
     return {
         name: _draw(parameter, _initial_of(name, parameter, chosen), _generator(seed, name))
-        for name, parameter in spec.parameters().items()
+        for name, parameter in parameters.items()
     }
 
 
@@ -99,13 +105,17 @@ def validate(spec: ModelSpec, weights: Weights, *, where: str = "weights") -> No
     """
     expected = {name: parameter.shape for name, parameter in spec.parameters().items()}
     problems = []
+    arrays = {name: array for name, array in weights.items() if isinstance(array, np.ndarray)}
     for name, shape in expected.items():
         if name not in weights:
             problems.append(f"- {name} {list(shape)} (missing)")
+        elif name not in arrays:
+            kind = type(weights[name]).__name__
+            problems.append(f"+ {name} {kind} (not a NumPy array)")
         elif tuple(weights[name].shape) != shape:
             given = list(weights[name].shape)
             problems.append(f"- {name} {list(shape)} (expected)\n  + {name} {given} (wrong shape)")
-    for name, array in weights.items():
+    for name, array in arrays.items():
         if name not in expected:
             problems.append(f"+ {name} {list(array.shape)} (not in the spec)")
         elif not _is_floating(array.dtype):
