@@ -90,7 +90,7 @@ def _gmlp(name: str, parameters: int, channels: int) -> Variant:
         build=partial(gmlp, patch=16, channels=channels, depth=30),
         parameters=parameters,
         source=_GMLP,
-        preprocessing="timm_imagenet",
+        preprocessing="timm_inception",
         # The gate begins as the identity on the first half.
         initial={".gate.dense_0.kernel": Normal(1e-6), ".gate.dense_0.bias": Constant(1.0)},
     )
