@@ -50,12 +50,17 @@ def initial(
     if unused:
         raise WeightsError("overrides", [f"no weight ends with {suffix!r}" for suffix in unused])
     return {
-        name: _draw(parameter, _initial_of(name, parameter, chosen), _generator(seed, name))
+        name: _draw(
+            parameter, initial_distribution(name, parameter, chosen), _generator(seed, name)
+        )
         for name, parameter in parameters.items()
     }
 
 
-def _initial_of(name: str, parameter: Parameter, overrides: Mapping[str, Initial]) -> Initial:
+def initial_distribution(
+    name: str, parameter: Parameter, overrides: Mapping[str, Initial]
+) -> Initial:
+    """The distribution of the weight called ``name``: its override, or its layer's."""
     for suffix, distribution in overrides.items():
         if name.endswith(suffix):
             return distribution

@@ -1,0 +1,1 @@
+"""The commands of ``mixer-spec`` that the spec itself can answer, one a module."""

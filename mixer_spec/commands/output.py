@@ -1,0 +1,39 @@
+"""How every command prints: one JSON document, or tables that a pipe does not fold."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+"""The option that every command has."""
+
+_WIDE = 240  # columns for a file or a pipe, which has no edge to fold at
+
+
+def print_json(data: Any) -> None:
+    """Print ``data`` as the one JSON document of a command."""
+    print(json.dumps(data, indent=2))
+
+
+def console() -> Console:
+    """The console of a command's answer: as wide as the terminal, or wide enough for any table."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=_WIDE)
+
+
+def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
+    """An empty table; the columns named in ``right`` hold numbers."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for column in columns:
+        made.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column in right or column == columns[0],
+        )
+    return made
