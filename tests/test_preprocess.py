@@ -445,4 +445,4 @@ def test_as_is_refuses_another_size():
 
 def test_pillow_is_imported_only_when_a_photo_comes():
     code = "import sys, mixer_spec.preprocess; sys.exit('PIL' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
