@@ -1,0 +1,14 @@
+"""Judge whether a backend computes what a spec says, against the float64 reference.
+
+Example:
+    >>> from mixer_spec import families
+    >>> spec = families.resmlp(image_size=8, patch=4, channels=6, depth=1, classes=3)
+    >>> verify(spec, ["reference"]).conformant
+    True
+"""
+
+from .report import BackendReport, Report
+from .verify import verify
+from .weights import conformance_images, conformance_weights
+
+__all__ = ["BackendReport", "Report", "conformance_images", "conformance_weights", "verify"]

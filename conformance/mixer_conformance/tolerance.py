@@ -1,0 +1,106 @@
+"""The tolerance: one global K times the larger of measured float32 noise and the rounding floor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mixer_spec import ModelSpec
+
+from .measure import Deviation
+
+K_RMS = 4.0
+"""How often the noise a root mean square may be. Global: no model and no backend has its own."""
+
+K_MAX = 8.0
+"""How often the noise the largest error may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What a tap may deviate, and how that came about.
+
+    Args:
+        yardstick: the worst of the float32 reference runs.
+        floor: the a-priori root mean square.
+        values: numbers in one sample; a larger sample has a larger worst error.
+    """
+
+    yardstick: Deviation
+    floor: float
+    values: int
+
+    @property
+    def noise(self) -> float:
+        """The root mean square that correct float32 arithmetic may show."""
+        return max(self.yardstick.rms, self.floor)
+
+    @property
+    def rms(self) -> float:
+        """The largest root mean square that passes."""
+        return K_RMS * self.noise
+
+    @property
+    def max(self) -> float:
+        """The largest single error that passes."""
+        # The largest of n normal errors is about sqrt(2 ln n) of their root mean squares.
+        spread = max(1.0, math.sqrt(2.0 * math.log(self.values)))
+        return K_MAX * max(self.yardstick.max, self.floor * spread)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A deviation held against its tolerance."""
+
+    deviation: Deviation
+    tolerance: Tolerance
+
+    @property
+    def margin(self) -> float:
+        """The deviation as a fraction of the tolerance, the worse of both metrics; 1 just passes."""
+        return max(
+            _fraction(self.deviation.rms, self.tolerance.rms),
+            _fraction(self.deviation.max, self.tolerance.max),
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether the deviation is within the tolerance."""
+        return self.margin <= 1.0
+
+    @property
+    def bits(self) -> float:
+        """Effective bits: 24 is float32's own noise, 22 the least that passes.
+
+        TF32 shows about 11, bfloat16 about 8; infinite where the result is exact.
+        """
+        fraction = _fraction(self.deviation.rms, self.tolerance.noise)
+        return 24.0 - math.log2(fraction) if fraction else math.inf
+
+
+def _fraction(part: float, whole: float) -> float:
+    if part == 0.0:
+        return 0.0
+    return part / whole if whole else math.inf
+
+
+def worst(deviations: Iterable[Deviation]) -> Deviation:
+    """The larger of each metric over several runs."""
+    runs = list(deviations)
+    largest = max(runs, key=lambda run: run.max)
+    return Deviation(max(run.rms for run in runs), largest.max, largest.worst)
+
+
+def yardstick_runs(spec: ModelSpec) -> int:
+    """How many float32 runs make a yardstick: eight for a small model, one for a huge one.
+
+    A single run can be lucky by a factor of 2.8 in a small model; in a large one the average over
+    many values leaves little to luck, and each run costs as much as a backend's.
+    """
+    return max(1, min(8, 100_000_000_000 // max(1, spec.multiply_adds)))
+
+
+def default_batch(spec: ModelSpec) -> int:
+    """Two images, so that samples can be mixed up; one where an image is over 10^11 products."""
+    return 2 if spec.multiply_adds <= 100_000_000_000 else 1

@@ -1,0 +1,189 @@
+"""`verify`: run backends on conformance weights, and judge every tap against the oracle."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import mixer_spec
+from mixer_spec import Backend, BackendInfo, InputError, MissingExtraError, Model, ModelSpec
+from mixer_spec.backend import Profile, check_profile, load_backend
+from mixer_spec.reference import Shuffled
+from mixer_spec.weights import Weights
+
+from .judge import Taps, judge
+from .measure import Array
+from .report import BackendReport, Report
+from .tolerance import default_batch, yardstick_runs
+from .weights import conformance_images, conformance_weights
+
+_PROFILE: Profile = "f32-strict"
+
+
+def verify(
+    spec: ModelSpec,
+    backends: Sequence[str | Backend],
+    *,
+    seed: int = 0,
+    batch: int | None = None,
+    name: str | None = None,
+    progress: Callable[[str], None] = lambda activity: None,
+) -> Report:
+    """Judge whether backends compute what ``spec`` says, in float32.
+
+    Every backend is loaded with the conformance weights, run with every tap and freed before the
+    next is loaded; one float64 pass then judges them all. A backend that raises is reported, and
+    the others are still judged.
+
+    Args:
+        spec: the architecture.
+        backends: registered names, ``package.module:Class``, or backends in hand.
+        seed: of the weights and images.
+        batch: number of images; by default two, or one for a huge model.
+        name: what to call the spec in the report; its fingerprint's beginning by default.
+        progress: is told what is being done, in a few words.
+
+    Raises:
+        InputError: if there is no backend, or the batch is empty.
+        UnknownNameError: if a backend does not exist or does not claim the profile f32-strict.
+        MissingExtraError: if a backend's framework is not installed.
+
+    Example:
+        >>> from mixer_spec import families
+        >>> spec = families.mixer(image_size=8, patch=4, channels=8, depth=1, token_hidden=5,
+        ...                       channel_hidden=12, classes=7)
+        >>> report = verify(spec, ["reference"])
+        >>> report.conformant, report.backends[0].first_bad_stage
+        (True, None)
+    """
+    started = time.perf_counter()
+    if not backends:
+        raise InputError("backends", "nothing to verify; expected at least one backend, got none")
+    found = [load_backend(b) if isinstance(b, str) else b for b in backends]
+    for backend in found:
+        check_profile(backend.info(), _PROFILE)
+    batch = default_batch(spec) if batch is None else batch
+    images = conformance_images(spec, batch, seed)
+    weights = conformance_weights(spec, seed)
+
+    attempts = []
+    for backend in found:
+        progress(f"running {backend.info().name}")
+        attempts.append(_Attempt(backend, spec, weights, images))
+        gc.collect()  # a framework's model holds its weights in cycles
+
+    yardsticks = [Shuffled(number) for number in range(yardstick_runs(spec))]
+    ran = [attempt for attempt in attempts if attempt.crash is None]
+    judged = judge(
+        spec,
+        weights,
+        images,
+        [attempt.taps for attempt in ran],
+        yardsticks,
+        lambda tap: progress(f"judging {tap}"),
+    )
+    verdicts = dict(zip(map(id, ran), judged, strict=True))
+    return Report(
+        name=name or spec.fingerprint[:12],
+        fingerprint=spec.fingerprint,
+        seed=seed,
+        batch=batch,
+        yardstick_runs=len(yardsticks),
+        versions=_versions(),
+        backends=tuple(
+            BackendReport(
+                name=attempt.info.name,
+                versions=attempt.info.versions,
+                device=attempt.info.device,
+                sees_taps=attempt.info.taps,
+                crash=attempt.crash,
+                problems=attempt.problems,
+                taps=tuple(verdicts.get(id(attempt), ())),
+                seconds=attempt.seconds,
+            )
+            for attempt in attempts
+        ),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "mixer-spec": mixer_spec.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+class _Attempt:
+    """One backend loaded and run: its taps that can be judged, and the rules that it broke."""
+
+    def __init__(self, backend: Backend, spec: ModelSpec, weights: Weights, images: Array) -> None:
+        started = time.perf_counter()
+        self.info: BackendInfo = backend.info()
+        self.crash: str | None = None
+        self.problems: dict[str, str] = {}
+        self.taps: Taps = {}
+        names = spec.taps if self.info.taps else ("logits",)
+        try:
+            model = backend.load(spec, weights, profile=_PROFILE)
+            # A copy: a backend that writes into its input must not change the oracle's.
+            found = model.forward(images.copy(), names)
+            self.problems |= _changed_weights(model, weights)
+        except MissingExtraError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a backend raises is its verdict
+            self.crash = traceback.format_exception_only(error)[-1].strip()
+        else:
+            self.taps = self._usable(found, spec, names, len(images))
+        self.seconds = time.perf_counter() - started
+
+    def _usable(
+        self, found: Mapping[str, Any], spec: ModelSpec, names: Sequence[str], batch: int
+    ) -> Taps:
+        """The taps of the right shape and dtype; the others are problems."""
+        usable = {}
+        for step in spec.steps:
+            if step.tap not in names:
+                continue
+            expected = (batch, *step.outgoing.shape)
+            table = found.get(step.tap)
+            if table is None:
+                self.problems[step.tap] = "was not returned"
+            elif not isinstance(table, np.ndarray) or table.dtype != np.float32:
+                kind = getattr(table, "dtype", type(table).__name__)
+                self.problems[step.tap] = (
+                    f"wrong dtype; expected a NumPy array of float32, got {kind}"
+                )
+            elif table.shape != expected:
+                self.problems[step.tap] = (
+                    f"wrong shape; expected {list(expected)}, got {list(table.shape)}"
+                )
+            else:
+                usable[step.tap] = table
+        return usable
+
+
+def _changed_weights(model: Model, weights: Weights) -> dict[str, str]:
+    """The weights that ``export_weights`` did not give back bit for bit, and how."""
+    exported = model.export_weights()
+    problems = dict.fromkeys(exported.keys() - weights, "was exported but never loaded")
+    for name, array in weights.items():
+        if name not in exported:
+            problems[name] = "is missing from the exported weights"
+        elif not _same_bits(np.asarray(exported[name]), array):
+            problems[name] = "its exported bits differ from those that were loaded"
+    return problems
+
+
+def _same_bits(one: Array, other: Array) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return np.array_equal(one.view(np.uint32), other.view(np.uint32))
