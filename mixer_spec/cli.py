@@ -16,6 +16,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from . import __version__
+from .commands.doctor import doctor
 from .commands.info import info
 from .commands.list import list_variants
 from .commands.schema import schema
@@ -83,6 +84,7 @@ app = typer.Typer(
 app.command("list")(list_variants)
 app.command()(info)
 app.command()(schema)
+app.command()(doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -114,12 +114,11 @@ def _in_words(distribution: Initial) -> str:
 
 
 def _print(out: Console, spec: ModelSpec, published: Variant | None, *, every_block: bool) -> None:
-    right = ("times", "parameters", "GFLOPs", "activation MiB")
-    made = table("layer", "kind", "in", "out", *right, right=right)
+    right = ("times", "parameters", "GFLOPs", "MiB")
+    made = table("layer", "in", "out", *right, right=right, folding=("layer",))
     for path, node, times in _rows(spec, every_block=every_block):
         made.add_row(
             path,
-            node.layer.kind,
             _shape(node.incoming.shape),
             _shape(node.outgoing.shape),
             str(times),
@@ -129,12 +128,12 @@ def _print(out: Console, spec: ModelSpec, published: Variant | None, *, every_bl
         )
     made.add_section()
     made.add_row(
-        *("total", "", _shape(spec.input.shape), str(spec.classes), ""),
+        *("total", _shape(spec.input.shape), str(spec.classes), ""),
         f"{spec.parameter_count:,}",
         f"{2e-9 * spec.multiply_adds:.3f}",
         f"{spec.activation_bytes / _MIB:.2f}",
     )
-    out.print(made)
+    out.print(made, "")
     for label, text in _facts(spec, published):
         out.print(f"[bold]{label:<15}[/] {text}", soft_wrap=True)
 
@@ -160,7 +159,7 @@ def _rows(spec: ModelSpec, *, every_block: bool) -> Iterator[tuple[str, Node, in
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+    return "x".join(map(str, shape))
 
 
 def _facts(spec: ModelSpec, published: Variant | None) -> Iterator[tuple[str, str]]:
@@ -170,7 +169,7 @@ def _facts(spec: ModelSpec, published: Variant | None) -> Iterator[tuple[str, st
         f"{spec.parameter_count:,}; without the head, as papers count: {without_head:,}",
     )
     yield "GFLOPs", "2 x multiply-adds of the matrix products, one image"
-    yield "activation MiB", "every layer's output for one image in float32"
+    yield "MiB", "every layer's output for one image in float32"
     yield "taps", _taps(spec)
     for words, names in _initial_values(spec, published.initial if published else {}).items():
         yield "initial values", f"{words}: {', '.join(names)}"

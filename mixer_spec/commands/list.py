@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.text import Text
+
 from mixer_spec.variants import VARIANTS, Variant
 
 from .output import Json, console, print_json, table
@@ -15,18 +17,19 @@ def list_variants(json: Json = False) -> None:
     if json:
         print_json(rows)
         return
-    made = table("name", "parameters", "GFLOPs", "input", "source", right=("parameters", "GFLOPs"))
+    right = ("parameters", "GFLOPs")
+    made = table("name", *right, "input", "source", right=right, folding=("source",))
     for row in rows:
         made.add_row(
             row["name"],
             f"{row['parameters']:,}",
             f"{row['gflops']:.2f}",
             "x".join(map(str, row["input"])),
-            row["source"],
+            Text(row["source"], no_wrap=True, overflow="ellipsis"),
         )
     out = console()
     out.print(made)
-    out.print("1000 classes. GFLOPs of one image: 2 x multiply-adds of the matrix products.")
+    out.print("\n1000 classes. GFLOPs of one image: 2 x multiply-adds of the matrix products.")
 
 
 def _describe(variant: Variant) -> dict[str, Any]:

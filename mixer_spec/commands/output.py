@@ -27,13 +27,20 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=_WIDE)
 
 
-def table(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
-    """An empty table; the columns named in ``right`` hold numbers."""
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+def table(*columns: str, right: tuple[str, ...] = (), folding: tuple[str, ...] = ()) -> Table:
+    """An empty table.
+
+    Args:
+        columns: the headings.
+        right: those of numbers, set to the right.
+        folding: those that may fold when the terminal is too narrow.
+    """
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         made.add_column(
             column,
             justify="right" if column in right else "left",
-            no_wrap=column in right or column == columns[0],
+            no_wrap=column not in folding,
+            overflow="fold",
         )
     return made
