@@ -1,0 +1,175 @@
+"""What every layer kind computes, in JAX: one pure function for each.
+
+Each function takes ``(layer, own, x, run)``: the layer's fields, its own parameters, the incoming
+array with a batch axis in front, and a :class:`Run` that multiplies matrices and runs nested
+layers. Axes: ``[batch, height, width, rgb]``, ``[batch, token, channel]``, ``[batch, channel]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mixer_spec import layers
+
+Own = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a layer may ask of the evaluation that it is part of.
+
+    Args:
+        precision: of matrix products, as ``jax.numpy.matmul`` takes it.
+        nested: the layers inside this one, applied to an array one after the other.
+    """
+
+    precision: jax.lax.PrecisionLike
+    nested: Callable[[jax.Array], jax.Array]
+
+    def matmul(self, left: jax.Array, right: jax.Array) -> jax.Array:
+        """The matrix product over the last axis of ``left`` and the last but one of ``right``."""
+        return jnp.matmul(left, right, precision=self.precision)
+
+
+def patch_embed(layer: layers.PatchEmbed, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``[batch, height, width, rgb] -> [batch, token, channel]``."""
+    (ph, pw), (batch, height, width, rgb) = layer.patch, x.shape
+    # [batch, row, patch_row, column, patch_column, rgb] -> the two patch axes side by side
+    patches = x.reshape(batch, height // ph, ph, width // pw, pw, rgb).swapaxes(2, 3)
+    patches = patches.reshape(batch, -1, ph * pw * rgb)
+    return run.matmul(patches, own["kernel"].reshape(-1, layer.features)) + own["bias"]
+
+
+def class_token(layer: layers.ClassToken, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """Token 0 is the learned one."""
+    token = jnp.broadcast_to(own["embedding"], (x.shape[0], 1, x.shape[2]))
+    return jnp.concatenate([token, x], axis=1)
+
+
+def position_embedding(
+    layer: layers.PositionEmbedding, own: Own, x: jax.Array, run: Run
+) -> jax.Array:
+    """``X + E``."""
+    return x + own["embedding"]
+
+
+def layer_norm(layer: layers.LayerNorm, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """Over the channels, with the population's variance in two passes."""
+    # Half precisions cannot hold the statistics, so those are never below float32.
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    normed = (centred / jnp.sqrt(variance + layer.epsilon)).astype(x.dtype)
+    return normed * own["scale"] + own["bias"]
+
+
+def affine(layer: layers.Affine, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``x * scale + bias``."""
+    return x * own["scale"] + own["bias"]
+
+
+def layer_scale(layer: layers.LayerScale, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``x * scale``."""
+    return x * own["scale"]
+
+
+def gelu(layer: layers.Gelu, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``x Phi(x)``, by erf or by the tanh approximation."""
+    return jax.nn.gelu(x, approximate=layer.approximation == "tanh")
+
+
+def silu(layer: layers.Silu, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``x / (1 + exp(-x))``."""
+    return jax.nn.silu(x)
+
+
+def token_dense(layer: layers.TokenDense, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``W X + b``, with b along the tokens."""
+    return run.matmul(own["kernel"], x) + own["bias"][:, None]
+
+
+def channel_dense(layer: layers.ChannelDense, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``X W + b``, with b along the channels."""
+    return run.matmul(x, own["kernel"]) + own["bias"]
+
+
+def spatial_gate(layer: layers.SpatialGate, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``u * layers(v)`` for the halves ``u, v`` of the channels."""
+    u, v = jnp.split(x, 2, axis=-1)
+    return u * run.nested(v)
+
+
+def gated_unit(layer: layers.GatedUnit, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``value * activation(gate)`` for the two halves of an axis."""
+    first, second = jnp.split(x, 2, axis=1 if layer.axis == "token" else 2)
+    gate, value = (first, second) if layer.gate == "first" else (second, first)
+    return value * run.nested(gate)
+
+
+def attention(layer: layers.Attention, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """Softmax of ``q k / sqrt(size)`` over the tokens, for each head."""
+    batch, tokens, channels = x.shape
+    size = channels // layer.heads
+
+    def dense(name: str, table: jax.Array) -> jax.Array:
+        return run.matmul(table, own[name]["kernel"]) + own[name]["bias"]
+
+    def heads(name: str) -> jax.Array:  # [batch, head, token, size]
+        return dense(name, x).reshape(batch, tokens, layer.heads, size).swapaxes(1, 2)
+
+    query, key, value = heads("query"), heads("key"), heads("value")
+    scores = run.matmul(query, key.swapaxes(2, 3)) / math.sqrt(size)
+    mixed = run.matmul(jax.nn.softmax(scores, axis=-1), value)
+    return dense("out", mixed.swapaxes(1, 2).reshape(batch, tokens, channels))
+
+
+def residual(layer: layers.Residual, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``X + layers(X)``."""
+    return x + run.nested(x)
+
+
+def mean_pool(layer: layers.MeanPool, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``[batch, token, channel] -> [batch, channel]``, the mean over the tokens."""
+    return x.mean(axis=1)
+
+
+def take_token(layer: layers.TakeToken, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``[batch, token, channel] -> [batch, channel]``, one token."""
+    return x[:, layer.index]
+
+
+def head(layer: layers.Head, own: Own, x: jax.Array, run: Run) -> jax.Array:
+    """``[batch, channel] -> [batch, class]``: ``x W + b``."""
+    return run.matmul(x, own["kernel"]) + own["bias"]
+
+
+COMPUTE: Mapping[type[layers.AnyLayer], Callable[[Any, Own, jax.Array, Run], jax.Array]] = (
+    MappingProxyType(
+        {
+            layers.PatchEmbed: patch_embed,
+            layers.ClassToken: class_token,
+            layers.PositionEmbedding: position_embedding,
+            layers.LayerNorm: layer_norm,
+            layers.Affine: affine,
+            layers.LayerScale: layer_scale,
+            layers.Gelu: gelu,
+            layers.Silu: silu,
+            layers.TokenDense: token_dense,
+            layers.ChannelDense: channel_dense,
+            layers.SpatialGate: spatial_gate,
+            layers.GatedUnit: gated_unit,
+            layers.Attention: attention,
+            layers.Residual: residual,
+            layers.MeanPool: mean_pool,
+            layers.TakeToken: take_token,
+            layers.Head: head,
+        }
+    )
+)
