@@ -1,0 +1,108 @@
+"""PyTorch behind the backend protocol: NumPy in, NumPy out, strict arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixer_spec.backend import PROFILES, BackendInfo, Profile, check_images, check_profile
+from mixer_spec.errors import InputError
+from mixer_spec.model import ModelSpec
+from mixer_spec.weights import Weights
+
+from .arrays import to_array, to_tensor
+from .model import SpecModel, assemble, export_weights
+
+_DTYPES: Mapping[Profile, torch.dtype] = {"f32-strict": torch.float32, "f64": torch.float64}
+
+
+@contextmanager
+def strict_arithmetic(device: torch.device) -> Iterator[None]:
+    """Products in IEEE arithmetic: no TF32, no bfloat16, no autocast; restores what was set.
+
+    The precision of products is a setting of the whole process, so other threads see it too.
+    """
+    onednn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set at run time
+    settings = (torch.backends.cuda.matmul, onednn)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
+
+
+class TorchModel:
+    """A :class:`SpecModel` behind the protocol; made by :meth:`TorchBackend.load`."""
+
+    def __init__(self, module: SpecModel, dtypes: Mapping[str, np.dtype[Any]]) -> None:
+        self.module = module
+        self._dtypes = dtypes
+
+    def forward(self, images: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
+        """See :meth:`mixer_spec.backend.Model.forward`."""
+        check_images(self.module.spec, images, taps)
+        parameter = next(self.module.parameters())
+        precision = np.float64 if parameter.dtype == torch.float64 else np.float32
+        # [batch, height, width, rgb] -> [batch, rgb, height, width], as a view
+        pixels = to_tensor(images.astype(precision, copy=False)).permute(0, 3, 1, 2)
+        with torch.inference_mode(), strict_arithmetic(parameter.device):
+            found = self.module.forward_taps(pixels.to(parameter.device), taps)
+        return {tap: to_array(x) for tap, x in found.items()}
+
+    def export_weights(self) -> Weights:
+        """See :meth:`mixer_spec.backend.Model.export_weights`; the arrays are read-only."""
+        found = {}
+        for name, array in export_weights(self.module).items():
+            found[name] = array.astype(self._dtypes[name], copy=False)
+            found[name].flags.writeable = False
+        return found
+
+
+class TorchBackend:
+    """PyTorch as a backend.
+
+    Args:
+        device: where it computes, as in ``torch.device``: ``"cpu"``, ``"cuda:1"``.
+
+    Raises:
+        InputError: if PyTorch cannot compute there.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        try:
+            self._device = torch.device(device)
+            torch.zeros(1, device=self._device).cpu()
+        except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                "TorchBackend",
+                f"unusable device; expected one that PyTorch can compute on, got {device!r}: "
+                f"{reason}",
+            ) from None
+
+    def info(self) -> BackendInfo:
+        """See :meth:`mixer_spec.backend.Backend.info`."""
+        return BackendInfo(
+            name="torch",
+            versions={"torch": torch.__version__},
+            device=str(self._device),
+            profiles=PROFILES,
+        )
+
+    def load(
+        self, spec: ModelSpec, weights: Weights, *, profile: Profile = "f32-strict"
+    ) -> TorchModel:
+        """See :meth:`mixer_spec.backend.Backend.load`; float32 arrays are not copied on the CPU."""
+        check_profile(self.info(), profile)
+        module = assemble(spec, weights, device=self._device, dtype=_DTYPES[profile])
+        module.requires_grad_(False).eval()
+        return TorchModel(module, {name: array.dtype for name, array in weights.items()})

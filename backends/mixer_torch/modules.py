@@ -1,0 +1,298 @@
+"""One short module for each layer kind of the vocabulary, with the canonical parameters.
+
+Every module is made from a layer's fields and the node it stands at, which has the names and
+shapes of its parameters. Parameters are born on the meta device, where they cost nothing. Axes:
+``[batch, rgb, height, width]`` enters the stem, ``[batch, token, channel]`` runs through the
+blocks, ``[batch, channel]`` leaves the pool.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixer_spec import layers
+from mixer_spec.errors import InputError
+from mixer_spec.graph import Node
+from mixer_spec.shapes import Image
+
+
+def module_of(node: Node) -> nn.Module:
+    """The module that computes what stands at ``node``, with those inside it."""
+    return MODULES[type(node.layer)](node.layer, node)
+
+
+def _parameters_of(module: nn.Module, node: Node, part: str = "") -> None:
+    """Give ``module`` the parameters of ``node``, or those of its ``part`` (``query``)."""
+    for name, parameter in node.own_parameters.items():
+        owner, _, own_name = name.rpartition(".")
+        if owner == part:
+            empty = torch.empty(parameter.shape, device="meta")
+            module.register_parameter(own_name, nn.Parameter(empty))
+
+
+class Parametric(nn.Module):
+    """A module with parameters of its own."""
+
+    def __init__(self, layer: Any, node: Node, part: str = "") -> None:
+        super().__init__()
+        _parameters_of(self, node, part)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={list(p.shape)}" for name, p in self.named_parameters())
+
+
+class Nested(nn.Sequential):
+    """A module with a list of layers inside, under their names."""
+
+    def __init__(self, layer: Any, node: Node) -> None:
+        super().__init__(OrderedDict((child.name, module_of(child)) for child in node.children))
+
+    def nested(self, x: Tensor) -> Tensor:
+        """The layers inside this one, applied to ``x`` one after the other."""
+        for module in self:
+            x = module(x)
+        return x
+
+
+# --- stem and embeddings --------------------------------------------------------------------
+
+
+class PatchEmbed(Nested):
+    """``[batch, rgb, height, width] -> [batch, token, channel]``.
+
+    The embeddings that join the tokens stand inside it, since their names begin with ``stem``.
+    A matrix product rather than a strided convolution: it takes the canonical kernel as it is,
+    and convolutions follow another TF32 switch, which is on by default.
+    """
+
+    kernel: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: layers.PatchEmbed, node: Node) -> None:
+        super().__init__(layer, node)
+        image = node.incoming
+        assert isinstance(image, Image)
+        self.image = (image.channels, image.height, image.width)
+        self.patch = layer.patch
+        _parameters_of(self, node)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1:] != self.image:
+            raise InputError("images", _wrong_shape(tuple(images.shape), self.image))
+        # [batch, rgb, row, patch_row, column, patch_column] -> the patch and its rgb last
+        (ph, pw), (rgb, height, width) = self.patch, self.image
+        patches = images.reshape(-1, rgb, height // ph, ph, width // pw, pw)
+        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        tokens = F.linear(patches, self.kernel.flatten(0, 2).mT, self.bias)
+        return self.nested(tokens)
+
+
+def _wrong_shape(got: tuple[int, ...], image: tuple[int, ...]) -> str:
+    rgb, height, width = image
+    channels_last = got[1:] == (height, width, rgb)
+    hint = "; these are channels last: use images.permute(0, 3, 1, 2)" if channels_last else ""
+    return (
+        f"wrong shape; expected [batch, {rgb}, {height}, {width}] (batch, rgb, height, width), "
+        f"got {list(got)}{hint}"
+    )
+
+
+class ClassToken(Parametric):
+    """Token 0 is the learned one."""
+
+    embedding: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.embedding.expand(x.shape[0], -1, -1), x], dim=1)
+
+
+class PositionEmbedding(Parametric):
+    """``X + E``."""
+
+    embedding: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.embedding
+
+
+# --- norms and element-wise layers ----------------------------------------------------------
+
+
+class LayerNorm(Parametric):
+    """Over the channels, with the population's variance."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: layers.LayerNorm, node: Node) -> None:
+        super().__init__(layer, node)
+        self.epsilon = layer.epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.scale.shape, self.scale, self.bias, self.epsilon)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, epsilon={self.epsilon}"
+
+
+class Affine(Parametric):
+    """``x * scale + bias``."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, x, self.scale)
+
+
+class LayerScale(Parametric):
+    """``x * scale``."""
+
+    scale: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class Gelu(nn.GELU):
+    """``x Phi(x)``, by erf or by the tanh approximation."""
+
+    def __init__(self, layer: layers.Gelu, node: Node) -> None:
+        super().__init__(approximate=layer.approximation)
+
+
+class Silu(nn.SiLU):
+    """``x / (1 + exp(-x))``."""
+
+    def __init__(self, layer: layers.Silu, node: Node) -> None:
+        super().__init__()
+
+
+# --- mixing ---------------------------------------------------------------------------------
+
+
+class TokenDense(Parametric):
+    """``W X + b``, with b along the tokens: no transposition, the bias within the product."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel.expand(x.shape[0], -1, -1)
+        return torch.baddbmm(self.bias[:, None], kernel, x)
+
+
+class ChannelDense(Parametric):
+    """``X W + b``, with b along the channels; ``F.linear`` takes the transposed view for free."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.kernel.mT, self.bias)
+
+
+class SpatialGate(Nested):
+    """``u * layers(v)`` for the halves ``u, v`` of the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v = x.chunk(2, dim=-1)
+        return u * self.nested(v)
+
+
+class GatedUnit(Nested):
+    """``value * activation(gate)`` for the two halves of an axis."""
+
+    def __init__(self, layer: layers.GatedUnit, node: Node) -> None:
+        super().__init__(layer, node)
+        self.axis = 1 if layer.axis == "token" else 2
+        self.gate_is_first = layer.gate == "first"
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=self.axis)
+        gate, value = (first, second) if self.gate_is_first else (second, first)
+        return value * self.nested(gate)
+
+
+class Attention(nn.Module):
+    """Softmax of ``q k / sqrt(size)`` over the tokens, for each head."""
+
+    def __init__(self, layer: layers.Attention, node: Node) -> None:
+        super().__init__()
+        self.heads = layer.heads
+        self.query = ChannelDense(layer, node, "query")
+        self.key = ChannelDense(layer, node, "key")
+        self.value = ChannelDense(layer, node, "value")
+        self.out = ChannelDense(layer, node, "out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        # [batch, token, channel] -> [batch, head, token, size], and back
+        query, key, value = (
+            dense(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for dense in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        projected: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return projected
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}"
+
+
+class Residual(Nested):
+    """``X + layers(X)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.nested(x)
+
+
+# --- pool and head --------------------------------------------------------------------------
+
+
+class MeanPool(Parametric):
+    """``[batch, token, channel] -> [batch, channel]``, the mean over the tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=1)
+
+
+class TakeToken(Parametric):
+    """``[batch, token, channel] -> [batch, channel]``, one token."""
+
+    def __init__(self, layer: layers.TakeToken, node: Node) -> None:
+        super().__init__(layer, node)
+        self.index = layer.index
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, self.index]
+
+
+class Head(ChannelDense):
+    """``[batch, channel] -> [batch, class]``: ``x W + b``."""
+
+
+MODULES: Mapping[type[layers.AnyLayer], Callable[[Any, Node], nn.Module]] = {
+    layers.PatchEmbed: PatchEmbed,
+    layers.ClassToken: ClassToken,
+    layers.PositionEmbedding: PositionEmbedding,
+    layers.LayerNorm: LayerNorm,
+    layers.Affine: Affine,
+    layers.LayerScale: LayerScale,
+    layers.Gelu: Gelu,
+    layers.Silu: Silu,
+    layers.TokenDense: TokenDense,
+    layers.ChannelDense: ChannelDense,
+    layers.SpatialGate: SpatialGate,
+    layers.GatedUnit: GatedUnit,
+    layers.Attention: Attention,
+    layers.Residual: Residual,
+    layers.MeanPool: MeanPool,
+    layers.TakeToken: TakeToken,
+    layers.Head: Head,
+}
