@@ -1,8 +1,9 @@
 """Conformance weights and images: a counter hash onto a dyadic grid, the same bits in any language.
 
 Initial values are no test of a model: a zero head or a scale of one hides almost every mistake.
-These weights hide nothing: no tensor is zero or symmetric, and every value has few enough bits
-to be exact in float64, float32, TF32, float16 and bfloat16.
+These weights hide nothing: no tensor is zero or symmetric, and every value has at most 8
+significant bits, so it is exact in float64, float32, TF32, float16 and bfloat16. The images have
+24: they are exact in float32 and nothing less, so that a stem that rounds its input shows.
 
 The recipe, on unsigned 64-bit integers that wrap around:
 
@@ -23,7 +24,7 @@ The recipe, on unsigned 64-bit integers that wrap around:
    scale                1       32   7: within 1/4 of 1
    scale of LayerScale  1/4     32   9: within 1/16 of 1/4, so that deep streams stay small
    embedding            0       127  7: std 0.58
-   images               0       127  7: std 0.58, within -1 and 1
+   images               0       W    23, with W = 2**23 - 1: std 0.58, within -1 and 1
    ===================  ======  ===  ==================================================
 
 The images are the tensor named ``images``, ``[batch, height, width, rgb]``.
@@ -67,9 +68,10 @@ class _Grid:
 _BIAS = _Grid(0.0, 127, 8)
 _SCALE = _Grid(1.0, 32, 7)
 _LAYER_SCALE = _Grid(0.25, 32, 9)
-_UNIT = _Grid(0.0, 127, 7)
+_EMBEDDING = _Grid(0.0, 127, 7)
+_IMAGES = _Grid(0.0, 2**23 - 1, 23)
 
-_GRIDS = {"bias": _BIAS, "scale": _SCALE, "embedding": _UNIT}
+_GRIDS = {"bias": _BIAS, "scale": _SCALE, "embedding": _EMBEDDING}
 
 
 def conformance_weights(spec: ModelSpec, seed: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -109,7 +111,7 @@ def conformance_images(spec: ModelSpec, batch: int, seed: int = 0) -> NDArray[np
     """
     if batch < 1:
         raise InputError("batch", f"must hold an image; expected at least 1, got {batch}")
-    return _tensor("images", (batch, *spec.input.shape), _UNIT, seed)
+    return _tensor("images", (batch, *spec.input.shape), _IMAGES, seed)
 
 
 def _grid(layer: AnyLayer, name: str, parameter: Parameter) -> _Grid:

@@ -1,0 +1,141 @@
+"""A report for people: effective bits and margin of every stage, then the verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+
+from mixer_spec.commands.output import table
+
+from .judge import TapJudgement
+from .report import BackendReport, Report
+from .tolerance import K_MAX, K_RMS, Judgement
+
+
+def print_report(out: Console, report: Report, *, every_tap: bool) -> None:
+    """Print one report.
+
+    Args:
+        out: where to.
+        report: what `verify` found.
+        every_tap: a row for each tap, rather than the worst of each kind.
+    """
+    out.print(f"[bold]{escape(report.name)}[/]  {_how(report)}", soft_wrap=True)
+    judged = [backend for backend in report.backends if backend.taps]
+    if judged:
+        names = [backend.name for backend in judged]
+        made = table("stage", *names)
+        for label, taps in _rows(judged[0].taps, every_tap=every_tap).items():
+            made.add_row(label, *(_cell(backend, taps) for backend in judged))
+        out.print(made)
+    for backend in report.backends:
+        for line in _verdict(backend):
+            out.print(line, soft_wrap=True)
+    out.print()
+
+
+def print_legend(out: Console) -> None:
+    """Print how to read the table."""
+    out.print(
+        "bits: 24 is float32's own noise, 22 the least that passes, TF32 shows about 11; "
+        "then the error as a fraction of its tolerance, where 1 just passes, and the worst block.\n"
+        f"The tolerance is {K_RMS:g} x (root mean square) and {K_MAX:g} x (largest error) "
+        "the noise of float32 NumPy runs or the rounding floor, whichever is larger.",
+        soft_wrap=True,
+        style="dim",
+    )
+
+
+def _how(report: Report) -> str:
+    images = "image" if report.batch == 1 else "images"
+    runs = "run" if report.yardstick_runs == 1 else "runs"
+    return (
+        f"f32-strict, {report.batch} {images}, seed {report.seed}; judged by float64 NumPy "
+        f"{report.versions['numpy']}, {report.yardstick_runs} float32 {runs}; {report.seconds:.1f} s"
+    )
+
+
+def _rows(taps: tuple[TapJudgement, ...], *, every_tap: bool) -> dict[str, list[str]]:
+    """Each row's label and the taps that it stands for."""
+    rows: dict[str, list[str]] = {}
+    for tap in taps:
+        label = tap.tap
+        if not every_tap and label.startswith("blocks."):
+            label = label.split(".", 2)[2]
+        rows.setdefault(label, []).append(tap.tap)
+    return {
+        label if len(names) == 1 else f"{label} (worst of {len(names)})": names
+        for label, names in rows.items()
+    }
+
+
+def _cell(backend: BackendReport, names: list[str]) -> str:
+    """Bits and margin of the worst of the named taps: ``24.6  0.16 @7``."""
+    judged = [
+        (judgement.margin, tap.tap, _shown(tap))
+        for tap in backend.taps
+        if tap.tap in names
+        for judgement in tap.judgements
+    ]
+    if any(name in backend.problems for name in names):
+        return "[red]broken[/]"
+    if not judged:
+        return "[dim]not seen[/]"
+    margin, tap, shown = max(judged, key=lambda found: found[0])
+    bits = "exact" if shown.bits == math.inf else f"{max(shown.bits, -99.0):.1f}"
+    block = f" @{tap.split('.')[1]}" if len(names) > 1 else ""
+    text = f"{bits:>5}  {margin:.2g}{block}"
+    return text if margin <= 1 else f"[red]{text}[/]"
+
+
+def _shown(tap: TapJudgement) -> Judgement:
+    """The judgement whose bits are shown: of the step alone where it was seen."""
+    return tap.judgements[0]
+
+
+def _verdict(backend: BackendReport) -> Iterator[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in backend.versions.items())
+    who = f"[bold]{escape(backend.name)}[/] ({escape(versions)}; {escape(backend.device)})"
+    if backend.crash is not None:
+        yield f"{who}: [red]crashed[/]: {escape(backend.crash)}"
+        return
+    seen = (
+        "" if backend.sees_taps else ", judged on its logits only: some weights do not reach them"
+    )
+    if backend.conformant:
+        yield f"{who}: [green]conformant[/]{seen}; {_worst(backend)}"
+        return
+    stage = backend.first_bad_stage
+    located = f"; first bad stage: [bold]{stage}[/]" if stage else ""
+    yield f"{who}: [red]NOT conformant[/]{seen}{located}"
+    for place, rule in backend.problems.items():
+        yield f"  {escape(f'{place}: {rule}')}"
+    tap = next((tap for tap in backend.taps if tap.tap == stage), None)
+    if tap is not None and not tap.passed:
+        yield f"  {escape(_explain(tap))}"
+
+
+def _worst(backend: BackendReport) -> str:
+    worst = backend.worst
+    if worst is None:
+        return "nothing to judge"
+    tap, judgement = worst
+    return f"worst {judgement.margin:.2g} of the tolerance, at {tap}"
+
+
+def _explain(tap: TapJudgement) -> str:
+    """Why a tap is out of tolerance, with its derivation."""
+    judgement = next(judgement for judgement in tap.judgements if not judgement.passed)
+    found, allowed = judgement.deviation, judgement.tolerance
+    kind = "from its own previous tap" if judgement is tap.local else "from the images on"
+    if not found.finite:
+        return f"{tap.tap}, {kind}: not finite at index {list(found.worst)} (the sample first)"
+    return (
+        f"{tap.tap}, {kind}: error {found.rms:.1e} rms, {found.max:.1e} max at index "
+        f"{list(found.worst)} (the sample first); tolerance {allowed.rms:.1e} rms = {K_RMS:g} x "
+        f"max(yardstick {allowed.yardstick.rms:.1e}, floor {allowed.floor:.1e}), "
+        f"{allowed.max:.1e} max; {judgement.margin:.3g} x over"
+    )
