@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED: dict[str, set[str]] = {
     "mixer_spec": {"PIL", "ml_dtypes", "rich", "typer"},
     "mixer_converters": {
+        "google",  # protobuf, which onnx brings
         "mixer_spec",
         "ml_dtypes",
         "onnx",
@@ -29,7 +30,14 @@ ALLOWED: dict[str, set[str]] = {
     "mixer_conformance": {"mixer_spec", "ml_dtypes", "rich", "typer"},
     "mixer_jax": {"mixer_spec", "flax", "jax", "ml_dtypes"},
     "mixer_torch": {"mixer_spec", "ml_dtypes", "torch"},
-    "mixer_onnxruntime": {"mixer_spec", "mixer_converters", "ml_dtypes", "onnx", "onnxruntime"},
+    "mixer_onnxruntime": {
+        "mixer_spec",
+        "mixer_converters",
+        "ml_dtypes",
+        "onnx",
+        "onnx_ir",
+        "onnxruntime",
+    },
 }
 
 FRAMEWORKS = {
