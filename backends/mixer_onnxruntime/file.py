@@ -1,0 +1,81 @@
+"""Running an exported ONNX file, after its weights were checked against its digest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mixer_converters.onnx_file import OnnxFile, read_onnx
+from mixer_spec.backend import check_images
+from mixer_spec.errors import InputError
+from mixer_spec.model import ModelSpec
+from mixer_spec.preprocess import Preprocessing
+
+from .session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFileModel:
+    """An exported file, ready to run.
+
+    Args:
+        file: what the file says about itself.
+        session: runs it.
+    """
+
+    file: OnnxFile
+    session: Session
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The architecture."""
+        return self.file.spec
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How a photo becomes the pixels that the weights expect."""
+        return self.file.preprocessing
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """The name of each class, in the order of the logits."""
+        return self.file.labels
+
+    def forward(self, images: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
+        """Run a batch.
+
+        Args:
+            images: ``[batch, height, width, rgb]``, preprocessed.
+            taps: names of outputs that the file was exported with.
+
+        Returns:
+            ``"logits"`` ``[batch, class]``, and every tap asked for.
+
+        Raises:
+            InputError: if the images or taps do not fit the file.
+        """
+        check_images(self.spec, images, taps)
+        absent = [tap for tap in taps if tap not in self.file.outputs]
+        if absent:
+            raise InputError(
+                str(self.file.path),
+                f"was exported without the taps {absent}; expected some of "
+                f"{list(self.file.outputs)}; export it again with these taps",
+            )
+        return self.session.run(images, list(dict.fromkeys([*taps, "logits"])))
+
+
+def load_onnx(path: str | os.PathLike[str]) -> OnnxFileModel:
+    """Open an ONNX file that mixer_spec exported.
+
+    Raises:
+        FileError: if it was not exported by mixer_spec, or its weights are not those it was
+            exported with.
+        SpecError: if its spec or metadata break a rule.
+    """
+    file = read_onnx(path)
+    return OnnxFileModel(file, Session(str(file.path), file.input_layout))

@@ -1,0 +1,57 @@
+"""One ONNX Runtime session, fed and read in the spec's axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from mixer_converters.onnx_export import INPUT
+from mixer_converters.onnx_graph import InputLayout
+
+Array = NDArray[Any]
+
+
+class Session:
+    """A graph ready to run on the CPU, with as many threads as ONNX Runtime sees fit.
+
+    Args:
+        graph: the path of an ONNX file, or a serialised model.
+        input_layout: the axes of its ``pixel_values``.
+        outside: initializers that the graph only names; their memory is used in place.
+    """
+
+    def __init__(
+        self,
+        graph: str | bytes,
+        input_layout: InputLayout,
+        outside: Mapping[str, Array] | None = None,
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; they are raised as well
+        values = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            for name, array in (outside or {}).items()
+        }
+        if values:
+            options.add_external_initializers(list(values), list(values.values()))
+        self._outside = values  # the session points into them
+        self._input_layout = input_layout
+        self._session = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, images: Array, outputs: Sequence[str]) -> dict[str, Array]:
+        """The outputs asked for, by name.
+
+        Args:
+            images: ``[batch, height, width, rgb]``.
+            outputs: names of the graph's outputs.
+        """
+        if self._input_layout == "NCHW":
+            images = images.transpose(0, 3, 1, 2)
+        pixels = np.ascontiguousarray(images, np.float32)
+        return dict(zip(outputs, self._session.run(outputs, {INPUT: pixels}), strict=True))

@@ -1,0 +1,188 @@
+"""The commands ``mixer-spec init`` and ``mixer-spec export``."""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_text
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+
+import mixer_spec
+from mixer_spec.commands.architecture import find_architecture
+from mixer_spec.commands.output import Json, console, print_json
+from mixer_spec.errors import FileError, InputError
+
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there already.")]
+
+
+def init(
+    variant: Annotated[str, typer.Argument(help="A variant's name, or a spec file (.json).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .safetensors to write.")],
+    seed: Annotated[int, typer.Option(help="Of the initial values.")] = 0,
+    image_size: Annotated[
+        str | None, typer.Option(help="Pixels of a side, or HxW. Default: 224.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Number of logits. Default: one for each label, or 1000.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Names of the classes: a line each, or a JSON list.")
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write the paper's initial weights as a canonical file."""
+    from mixer_spec.preprocess import pipeline
+    from mixer_spec.weights import initial
+
+    from .canonical import save
+
+    _refuse_existing(output, force=force)
+    names = None if labels is None else read_labels(labels)
+    if classes is None and names is not None and not variant.endswith(".json"):
+        classes = len(names)
+    spec, published = find_architecture(variant, image_size=image_size, classes=classes)
+    with _status(f"writing {output}"):
+        digest = save(
+            output,
+            spec,
+            initial(spec, seed=seed, overrides=published.initial if published else None),
+            variant=published.name if published else None,
+            preprocessing=pipeline(published.preprocessing) if published else None,
+            labels=names,
+            provenance={
+                "weights": f"initial values, seed {seed}",
+                "writer": f"mixer-spec {mixer_spec.__version__}",
+            },
+        )
+    summary = {
+        "path": str(output),
+        "bytes": output.stat().st_size,
+        "variant": published.name if published else None,
+        "parameters": spec.parameter_count,
+        "classes": spec.classes,
+        "seed": seed,
+        "fingerprint": spec.fingerprint,
+        "weights_digest": digest,
+    }
+    _print(summary, f"mixer-spec export {output}", json=json)
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="A canonical file (.safetensors).")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The .onnx to write. Default: FILE's name."),
+    ] = None,
+    taps: Annotated[
+        str | None,
+        typer.Option(help="Intermediates to return beside the logits: names by commas, or all."),
+    ] = None,
+    layout: Annotated[
+        Literal["nchw", "nhwc"], typer.Option(help="Axes of the input pixel_values.")
+    ] = "nchw",
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Export a canonical file to ONNX: one graph with weights, spec and preprocessing."""
+    from mixer_spec.extras import load_or_name_extra
+
+    from .canonical import load
+
+    target = file.with_suffix(".onnx") if output is None else output
+    _refuse_existing(target, force=force)
+    source = load(file)
+
+    def write() -> dict[str, Any]:
+        from .onnx_export import IR_VERSION, OPSET, export_onnx
+
+        written = export_onnx(
+            source.spec,
+            source.weights,
+            target,
+            taps=_taps(taps, source.spec.taps),
+            input_layout="NCHW" if layout == "nchw" else "NHWC",
+            variant=source.variant,
+            preprocessing=source.preprocessing,
+            labels=source.labels,
+            provenance=source.provenance,
+        )
+        return {
+            "path": str(target),
+            "data_path": None if written.data_path is None else str(written.data_path),
+            "bytes": sum(path.stat().st_size for path in (target, written.data_path) if path),
+            "opset": OPSET,
+            "ir_version": IR_VERSION,
+            "input": f"pixel_values, {written.input_layout}",
+            "outputs": list(written.outputs),
+            "variant": written.variant,
+            "fingerprint": written.spec.fingerprint,
+            "weights_digest": written.weights_digest,
+        }
+
+    with _status(f"checking {file}"):
+        source.check_digest()
+    with _status(f"writing {target}"):
+        summary = load_or_name_extra("export", write)
+    _print(summary, f"mixer-spec predict PHOTO --model {target}", json=json)
+
+
+def read_labels(path: Path) -> list[str]:
+    """The names of the classes in a file: a JSON list (``.json``), or one on each line.
+
+    Raises:
+        FileError: if the file cannot be read, or a line is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = json_text.loads(text) if path.suffix == ".json" else text.splitlines()
+    except OSError as error:
+        raise FileError(str(path), f"could not be read; got: {error}") from None
+    except ValueError as error:
+        raise FileError(
+            str(path), f"is no list of labels; expected UTF-8 text, a label a line, got: {error}"
+        ) from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FileError(str(path), "must be a JSON list of strings")
+    empty = [number for number, name in enumerate(names, 1) if not name.strip()]
+    if empty or not names:
+        raise FileError(str(path), f"every class needs a label; expected none empty, got {empty}")
+    return names
+
+
+def _taps(text: str | None, every: tuple[str, ...]) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    return every if text == "all" else tuple(name.strip() for name in text.split(","))
+
+
+def _refuse_existing(path: Path, *, force: bool) -> None:
+    if path.exists() and not force:
+        raise FileError(str(path), "is there already; choose another name, or replace it: --force")
+
+
+@contextlib.contextmanager
+def _status(text: str) -> Iterator[None]:
+    """A line on stderr while something is done; silent where stderr is no terminal."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(escape(text)):
+        yield
+
+
+def _print(summary: dict[str, Any], following: str, *, json: bool) -> None:
+    """The facts of what was written, and the command that may come next."""
+    if json:
+        print_json(summary)
+        return
+    answer = console()
+    for key, value in summary.items():
+        if value is not None:
+            shown = ", ".join(value) if isinstance(value, list) else value
+            shown = f"{value:,}" if isinstance(value, int) else shown
+            answer.print(f"{key.replace('_', ' '):<16} {escape(str(shown))}")
+    answer.print(f"\nnext: {escape(following)}")

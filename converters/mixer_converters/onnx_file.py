@@ -1,0 +1,163 @@
+"""ONNX files that mixer_spec wrote: reading them back, with the weights checked against the digest.
+
+ONNX Runtime computes garbage without an error when a model's weights are exchanged. Here they are
+compared with the digest that the graph carries before anything runs.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from mixer_spec.errors import FileError
+from mixer_spec.weights import digest
+
+from . import canonical
+from .metadata import PREFIX, Metadata
+from .onnx_graph import InputLayout
+
+INPUT_LAYOUT = f"{PREFIX}input_layout"
+"""The key of the input's axes in the model's metadata."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OnnxFile(Metadata):
+    """An ONNX model of mixer_spec on the disk, and what it says about itself.
+
+    Args:
+        path: of the graph.
+        data_path: of the canonical file beside it that holds the weights; ``None`` when the graph
+            holds them.
+        input_layout: the axes of ``pixel_values``.
+        outputs: the names of the outputs: taps, and ``logits``.
+    """
+
+    path: Path
+    data_path: Path | None
+    input_layout: InputLayout
+    outputs: tuple[str, ...]
+
+
+def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
+    """What an ONNX file says about itself, after every byte of its weights was checked.
+
+    Raises:
+        FileError: if it is no ONNX file, was not written by mixer_spec, or by a newer one, or if
+            its weights are not those that it was written with.
+        SpecError: if its spec or metadata break a rule.
+    """
+    path = Path(path)
+    proto = _parse(path)
+    strings = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata = Metadata.from_strings(strings, str(path))
+    layout = strings.get(INPUT_LAYOUT)
+    if layout not in get_args(InputLayout):
+        raise FileError(
+            str(path),
+            f"metadata '{INPUT_LAYOUT}' must be one of {list(get_args(InputLayout))}, "
+            f"got {layout!r}",
+        )
+    return OnnxFile(
+        **metadata.fields(),
+        path=path,
+        data_path=_check_weights(proto, metadata, path),
+        input_layout=cast(InputLayout, layout),
+        outputs=tuple(value.name for value in proto.graph.output),
+    )
+
+
+def data_path(proto: onnx.ModelProto, path: Path) -> Path | None:
+    """The file beside ``path`` that the graph's weights lie in, if they lie outside the graph.
+
+    Raises:
+        FileError: if they lie in several files or in another folder.
+    """
+    locations = {
+        entry.value
+        for tensor in proto.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    if not locations:
+        return None
+    if len(locations) > 1 or any(Path(name).name != name for name in locations):
+        raise FileError(
+            str(path),
+            f"its weights must lie in one file beside it, got {sorted(locations)[:3]}; "
+            "export it again",
+        )
+    return path.with_name(locations.pop())
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise FileError(str(path), "there is no such file; expected an ONNX model") from None
+    except OSError as error:
+        raise FileError(str(path), f"could not be read; got: {error}") from error
+    except DecodeError as error:
+        raise FileError(
+            str(path), f"is not a whole ONNX file, got: {error}; get the file again"
+        ) from None
+
+
+def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Path | None:
+    """Compare names, places and bytes of the weights; where they lie, if outside the graph."""
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    parameters = metadata.spec.parameters()
+    missing = [name for name in parameters if name not in tensors]
+    if missing:
+        raise FileError(
+            str(path),
+            f"{len(missing)} weights of its spec are missing, {missing[:3]} among them; "
+            "if another tool rewrote the graph, export it again",
+        )
+    outside = data_path(proto, path)
+    if outside is None:
+        found = digest(
+            {name: _inline(tensors[name], parameters[name].shape, path) for name in parameters}
+        )
+    else:
+        file = canonical.load(outside)
+        file.check_digest()
+        spans = canonical.tensor_spans(outside)
+        moved = [name for name in parameters if _offset(tensors[name]) != spans[name].offset]
+        if moved:
+            raise FileError(
+                str(path),
+                f"{str(outside)!r} was written again since: {len(moved)} weights lie elsewhere, "
+                f"{moved[:3]} among them; export it again",
+            )
+        found = file.weights_digest
+    if found != metadata.weights_digest:
+        raise FileError(
+            str(outside or path),
+            "does not hold the weights that the graph was exported with; expected digest "
+            f"{metadata.weights_digest}, got {found}; export it again",
+        )
+    return outside
+
+
+def _inline(tensor: onnx.TensorProto, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
+    """The weight in its canonical axes; the graph may hold the same bytes under others."""
+    values: NDArray[Any] = np.frombuffer(tensor.raw_data, "<f4")
+    if tensor.data_type != onnx.TensorProto.FLOAT or values.size != int(np.prod(shape)):
+        raise FileError(
+            str(path),
+            f"{tensor.name} must be {list(shape)} in float32, got {list(tensor.dims)} in "
+            f"{onnx.TensorProto.DataType.Name(tensor.data_type)} ({values.size} values); "
+            "export it again",
+        )
+    return values.reshape(shape)
+
+
+def _offset(tensor: onnx.TensorProto) -> int:
+    return next((int(entry.value) for entry in tensor.external_data if entry.key == "offset"), -1)

@@ -1,0 +1,123 @@
+"""An ONNX graph in the making: nodes and initializers, each named by its layer's place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from mixer_spec.graph import Node
+from mixer_spec.weights import Weights
+
+InputLayout = Literal["NCHW", "NHWC"]
+"""The axes of the input: ``[batch, rgb, height, width]`` or ``[batch, height, width, rgb]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What has been drawn of a graph so far.
+
+    Args:
+        weights: canonical name to array, contiguous float32.
+        input_layout: the axes of the image.
+        nodes: in the order of computation.
+        initializers: weights and constants by name.
+        names: how often each name of a node was asked for.
+    """
+
+    weights: Weights
+    input_layout: InputLayout
+    nodes: list[ir.Node] = field(default_factory=list)
+    initializers: dict[str, ir.Value] = field(default_factory=dict)
+    names: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One layer's place in the drawing; names what is drawn there ``/blocks/3/token_mixing/...``.
+
+    Args:
+        node: the layer, its shapes and its children.
+        drawing: the whole.
+        draw: draws one node of the spec; used for the children.
+    """
+
+    node: Node
+    drawing: Drawing
+    draw: Callable[[Node, Drawing, ir.Value], ir.Value]
+
+    def op(
+        self, op_type: str, *inputs: ir.Value, part: str = "", outputs: int = 1, **attributes: Any
+    ) -> ir.Value:
+        """Add a node; its first output.
+
+        Args:
+            op_type: of ONNX's own operators.
+            inputs: values and initializers.
+            part: the name of the layer's part, where it has several (``query``).
+            outputs: how many there are; the others follow as ``value.producer().outputs``.
+            attributes: of the operator.
+        """
+        name = "/".join(word for word in (self._scope, part, op_type) if word)
+        count = self.drawing.names[name]
+        self.drawing.names[name] += 1
+        if count:
+            name = f"{name}_{count}"
+        node = ir.node(op_type, inputs, attributes, num_outputs=outputs, name=name)
+        for index, value in enumerate(node.outputs):
+            value.name = f"{name}_output_{index}"
+        self.drawing.nodes.append(node)
+        return node.outputs[0]
+
+    def parameter(self, name: str, shape: Sequence[int] | None = None) -> ir.Value:
+        """The weight ``name`` of this layer under its canonical name.
+
+        Args:
+            name: within the layer, as in ``kernel``.
+            shape: other axes for the same bytes.
+        """
+        full = f"{self.node.path}.{name}"
+        array = self.drawing.weights[full]
+        return self._initializer(full, array if shape is None else array.reshape(shape))
+
+    def constant(self, name: str, value: NDArray[Any]) -> ir.Value:
+        """A number or a list of numbers that is no weight."""
+        return self._initializer(f"{self._scope}/{name}", value)
+
+    def reshape(self, x: ir.Value, *shape: int, part: str = "") -> ir.Value:
+        """``x`` with other axes; 0 keeps the axis, so that the batch stays free."""
+        name = f"{part}/shape" if part else "shape"
+        return self.op("Reshape", x, self.constant(name, np.array(shape, np.int64)), part=part)
+
+    def dense(self, x: ir.Value, part: str = "") -> ir.Value:
+        """``X W + b``."""
+        prefix = f"{part}." if part else ""
+        product = self.op("MatMul", x, self.parameter(f"{prefix}kernel"), part=part)
+        return self.op("Add", product, self.parameter(f"{prefix}bias"), part=part)
+
+    def halves(self, x: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
+        """The first and the second half of an axis."""
+        first = self.op("Split", x, axis=axis, num_outputs=2, outputs=2)
+        producer = first.producer()
+        assert producer is not None
+        return first, producer.outputs[1]
+
+    def nested(self, x: ir.Value) -> ir.Value:
+        """The layers inside this one, one after the other."""
+        for child in self.node.children:
+            x = self.draw(child, self.drawing, x)
+        return x
+
+    @property
+    def _scope(self) -> str:
+        return "/" + self.node.path.replace(".", "/")
+
+    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
+        value = ir.val(name, const_value=ir.Tensor(array, name=name))
+        self.drawing.initializers[name] = value
+        return value

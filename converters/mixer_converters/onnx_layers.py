@@ -1,0 +1,173 @@
+"""What every layer kind is in ONNX's operators: one short function each.
+
+Each function takes ``(layer, here, x)``: the layer's fields, its place in the drawing, and the
+value that enters. Axes: ``[batch, rgb, height, width]`` for the image (or
+``[batch, height, width, rgb]``), ``[batch, token, channel]``, ``[batch, channel]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from mixer_spec import layers
+from mixer_spec.shapes import Image, Table
+
+from .onnx_graph import Place
+
+
+def patch_embed(layer: layers.PatchEmbed, here: Place, x: ir.Value) -> ir.Value:
+    """Cut the image into rows of pixels, one a patch; then a matrix product."""
+    image = here.node.incoming
+    assert isinstance(image, Image)
+    (ph, pw), rgb = layer.patch, image.channels
+    rows, columns = image.height // ph, image.width // pw
+    if here.drawing.input_layout == "NCHW":
+        x = here.reshape(x, 0, rgb, rows, ph, columns, pw, part="split")
+        order = (0, 2, 4, 3, 5, 1)
+    else:
+        x = here.reshape(x, 0, rows, ph, columns, pw, rgb, part="split")
+        order = (0, 1, 3, 2, 4, 5)
+    # [batch, row, column, patch_row, patch_column, rgb]
+    x = here.op("Transpose", x, perm=order)
+    x = here.reshape(x, 0, rows * columns, ph * pw * rgb, part="flatten")
+    kernel = here.parameter("kernel", (ph * pw * rgb, layer.features))
+    return here.op("Add", here.op("MatMul", x, kernel), here.parameter("bias"))
+
+
+def class_token(layer: layers.ClassToken, here: Place, x: ir.Value) -> ir.Value:
+    """Token 0 is the learned one, the same for every image."""
+    batch = here.op("Shape", x, start=0, end=1)
+    one_token = here.constant("token_shape", np.array((1, here.node.incoming.channels), np.int64))
+    shape = here.op("Concat", batch, one_token, part="shape", axis=0)
+    token = here.op("Expand", here.parameter("embedding"), shape)
+    return here.op("Concat", token, x, axis=1)
+
+
+def position_embedding(layer: layers.PositionEmbedding, here: Place, x: ir.Value) -> ir.Value:
+    """``X + E``."""
+    return here.op("Add", x, here.parameter("embedding"))
+
+
+def layer_norm(layer: layers.LayerNorm, here: Place, x: ir.Value) -> ir.Value:
+    """Over the channels; epsilon is always written, since ONNX's default is another."""
+    return here.op(
+        "LayerNormalization",
+        x,
+        here.parameter("scale"),
+        here.parameter("bias"),
+        axis=-1,
+        epsilon=layer.epsilon,
+    )
+
+
+def affine(layer: layers.Affine, here: Place, x: ir.Value) -> ir.Value:
+    """``x * scale + bias``."""
+    return here.op("Add", here.op("Mul", x, here.parameter("scale")), here.parameter("bias"))
+
+
+def layer_scale(layer: layers.LayerScale, here: Place, x: ir.Value) -> ir.Value:
+    """``x * scale``."""
+    return here.op("Mul", x, here.parameter("scale"))
+
+
+def gelu(layer: layers.Gelu, here: Place, x: ir.Value) -> ir.Value:
+    """ONNX has the spec's words for the two forms."""
+    return here.op("Gelu", x, approximate=layer.approximation)
+
+
+def silu(layer: layers.Silu, here: Place, x: ir.Value) -> ir.Value:
+    """``x sigmoid(x)``."""
+    return here.op("Mul", x, here.op("Sigmoid", x))
+
+
+def token_dense(layer: layers.TokenDense, here: Place, x: ir.Value) -> ir.Value:
+    """``W X + b``: the kernel multiplies from the left, so nothing is transposed."""
+    product = here.op("MatMul", here.parameter("kernel"), x)
+    return here.op("Add", product, here.parameter("bias", (layer.features, 1)))
+
+
+def channel_dense(layer: layers.ChannelDense, here: Place, x: ir.Value) -> ir.Value:
+    """``X W + b``."""
+    return here.dense(x)
+
+
+def spatial_gate(layer: layers.SpatialGate, here: Place, x: ir.Value) -> ir.Value:
+    """``u * layers(v)`` for the halves ``u, v`` of the channels."""
+    u, v = here.halves(x, axis=2)
+    return here.op("Mul", u, here.nested(v))
+
+
+def gated_unit(layer: layers.GatedUnit, here: Place, x: ir.Value) -> ir.Value:
+    """``value * activation(gate)`` for the two halves of an axis."""
+    first, second = here.halves(x, axis=1 if layer.axis == "token" else 2)
+    gate, value = (first, second) if layer.gate == "first" else (second, first)
+    return here.op("Mul", value, here.nested(gate))
+
+
+def attention(layer: layers.Attention, here: Place, x: ir.Value) -> ir.Value:
+    """Softmax of ``q k / sqrt(size)`` over the tokens, for each head."""
+    table = here.node.incoming
+    assert isinstance(table, Table)
+    tokens, channels = table.shape
+    size = channels // layer.heads
+
+    def heads(part: str, *order: int) -> ir.Value:
+        split = here.reshape(here.dense(x, part), 0, tokens, layer.heads, size, part=part)
+        return here.op("Transpose", split, part=part, perm=order)
+
+    query = heads("query", 0, 2, 1, 3)  # [batch, head, token, size]
+    key = heads("key", 0, 2, 3, 1)  # [batch, head, size, token]
+    value = heads("value", 0, 2, 1, 3)
+    root = here.constant("sqrt_size", np.array(math.sqrt(size), np.float32))
+    scores = here.op("Div", here.op("MatMul", query, key, part="scores"), root, part="scores")
+    mixed = here.op("MatMul", here.op("Softmax", scores, axis=-1), value, part="mixed")
+    rows = here.op("Transpose", mixed, part="mixed", perm=(0, 2, 1, 3))
+    return here.dense(here.reshape(rows, 0, tokens, channels, part="mixed"), "out")
+
+
+def residual(layer: layers.Residual, here: Place, x: ir.Value) -> ir.Value:
+    """``X + layers(X)``."""
+    return here.op("Add", x, here.nested(x))
+
+
+def mean_pool(layer: layers.MeanPool, here: Place, x: ir.Value) -> ir.Value:
+    """The mean over the tokens: ``[batch, token, channel] -> [batch, channel]``."""
+    axes = here.constant("axes", np.array((1,), np.int64))
+    return here.op("ReduceMean", x, axes, keepdims=0)
+
+
+def take_token(layer: layers.TakeToken, here: Place, x: ir.Value) -> ir.Value:
+    """One token: ``[batch, token, channel] -> [batch, channel]``."""
+    index = here.constant("index", np.array(layer.index, np.int64))
+    return here.op("Gather", x, index, axis=1)
+
+
+def head(layer: layers.Head, here: Place, x: ir.Value) -> ir.Value:
+    """``x W + b``: ``[batch, channel] -> [batch, class]``."""
+    return here.dense(x)
+
+
+DRAW: Mapping[type[layers.AnyLayer], Callable[[Any, Place, ir.Value], ir.Value]] = {
+    layers.PatchEmbed: patch_embed,
+    layers.ClassToken: class_token,
+    layers.PositionEmbedding: position_embedding,
+    layers.LayerNorm: layer_norm,
+    layers.Affine: affine,
+    layers.LayerScale: layer_scale,
+    layers.Gelu: gelu,
+    layers.Silu: silu,
+    layers.TokenDense: token_dense,
+    layers.ChannelDense: channel_dense,
+    layers.SpatialGate: spatial_gate,
+    layers.GatedUnit: gated_unit,
+    layers.Attention: attention,
+    layers.Residual: residual,
+    layers.MeanPool: mean_pool,
+    layers.TakeToken: take_token,
+    layers.Head: head,
+}
