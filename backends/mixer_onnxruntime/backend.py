@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from mixer_spec.backend import BackendInfo, Profile, check_images, check_profile
 from mixer_spec.model import ModelSpec
 from mixer_spec.weights import Weights, validate
 
-from .file import OnnxFileModel, load_onnx
 from .file import OnnxFileModel, load_onnx
 from .session import Session
 
@@ -86,8 +84,4 @@ class OnnxRuntimeBackend:
             FileError: if it was not exported by mixer_spec, or its weights are not those it was
                 exported with.
         """
-        return load_onnx(path)
-
-    def load_file(self, path: str | os.PathLike[str]) -> OnnxFileModel:
-        """See :func:`mixer_onnxruntime.load_onnx`."""
         return load_onnx(path)

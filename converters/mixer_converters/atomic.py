@@ -11,6 +11,21 @@ from pathlib import Path
 from mixer_spec.errors import FileError
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that no file can be written to, before any work is done for it.
+
+    Raises:
+        FileError: if it is a folder, or is in a folder that does not exist.
+    """
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise FileError(str(path), "is a folder; expected the name of a file to write")
+    if not target.parent.is_dir():
+        raise FileError(
+            str(path), f"there is no folder {str(target.parent)!r}; make it, or write elsewhere"
+        )
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
@@ -29,13 +44,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> target.read_text(), len(list(target.parent.iterdir()))
         ('whole', 1)
     """
+    check_target(path)
     target = Path(path).resolve()
-    if target.is_dir():
-        raise FileError(str(path), "is a folder; expected the name of a file to write")
-    if not target.parent.is_dir():
-        raise FileError(
-            str(path), f"there is no folder {str(target.parent)!r}; make it, or write elsewhere"
-        )
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary

@@ -14,7 +14,9 @@ from rich.markup import escape
 import mixer_spec
 from mixer_spec.commands.architecture import find_architecture
 from mixer_spec.commands.output import Json, console, print_json
-from mixer_spec.errors import FileError, InputError
+from mixer_spec.errors import FileError
+
+from .atomic import check_target
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there already.")]
 
@@ -41,7 +43,7 @@ def init(
 
     from .canonical import save
 
-    _refuse_existing(output, force=force)
+    _check_output(output, force=force)
     names = None if labels is None else read_labels(labels)
     if classes is None and names is not None and not variant.endswith(".json"):
         classes = len(names)
@@ -94,7 +96,7 @@ def export(
     from .canonical import load
 
     target = file.with_suffix(".onnx") if output is None else output
-    _refuse_existing(target, force=force)
+    _check_output(target, force=force)
     source = load(file)
 
     def write() -> dict[str, Any]:
@@ -160,7 +162,8 @@ def _taps(text: str | None, every: tuple[str, ...]) -> tuple[str, ...]:
     return every if text == "all" else tuple(name.strip() for name in text.split(","))
 
 
-def _refuse_existing(path: Path, *, force: bool) -> None:
+def _check_output(path: Path, *, force: bool) -> None:
+    check_target(path)
     if path.exists() and not force:
         raise FileError(str(path), "is there already; choose another name, or replace it: --force")
 
