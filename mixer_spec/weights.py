@@ -138,7 +138,7 @@ def digest(weights: Weights) -> str:
 
     Example:
         >>> digest({"norm.scale": np.ones(3, np.float32)})[:16]
-        '4c5a6ffcbe2e6d7d'
+        'f250c35c79ca83b4'
     """
     total = hashlib.sha256()
     for name in sorted(weights):
