@@ -1,0 +1,68 @@
+"""The picture of ``examples/digits.py``, and some digits as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from digits_training import Array, Examples
+
+COLUMNS = 12
+GOOD, BAD, INK = "#1a7f37", "#cf222e", "#24292f"
+
+
+def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
+    """Draw held-out digits with their predictions: first every mistake, then correct answers.
+
+    Args:
+        examples: what was classified.
+        logits: ``[example, class]``.
+        path: of the PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    answers = logits.argmax(axis=1)
+    wrong = np.flatnonzero(answers != examples.labels)
+    right = np.flatnonzero(answers == examples.labels)
+    rows = 5 + -(-len(wrong) // COLUMNS)
+    shown = [*wrong, *right[: rows * COLUMNS - len(wrong)]]
+
+    figure = Figure(figsize=(COLUMNS, 1.25 * rows + 0.9), dpi=110, facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        f"A Mixer trained in JAX, run by ONNX Runtime: {len(right)} of {len(answers)} held-out "
+        f"digits are right, {len(wrong)} wrong (red)",
+        fontsize=15,
+        color=INK,
+    )
+    grid = figure.subplots(rows, COLUMNS, squeeze=False)
+    for axes, index in zip(grid.flat, shown, strict=True):
+        good = answers[index] == examples.labels[index]
+        text = f"{answers[index]}" if good else f"{answers[index]}, is {examples.labels[index]}"
+        axes.imshow(examples.images[index], interpolation="nearest")
+        axes.set_title(
+            f"{text}  {probabilities[index].max():.0%}",
+            fontsize=10 if good else 9,
+            color=INK if good else BAD,
+            fontweight="normal" if good else "bold",
+            pad=4,
+        )
+        axes.set(xticks=[], yticks=[])
+        for side in axes.spines.values():
+            side.set(color=GOOD if good else BAD, linewidth=1 if good else 3)
+    figure.tight_layout(rect=(0, 0, 1, 0.97))
+    figure.savefig(path)
+
+
+def save_samples(examples: Examples, folder: Path) -> Path:
+    """Write the first held-out digit of each class as a PNG file; the folder."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    for label in range(10):
+        first = int(np.argmax(examples.labels == label))
+        Image.fromarray(examples.images[first]).save(folder / f"a-{label}.png")
+    return folder
