@@ -40,8 +40,8 @@ def print_report(out: Console, report: Report, *, every_tap: bool) -> None:
 def print_legend(out: Console) -> None:
     """Print how to read the table."""
     out.print(
-        "bits: 24 is float32's own noise, 22 the least that passes, TF32 shows about 11; "
-        "then the error as a fraction of its tolerance, where 1 just passes, and the worst block.\n"
+        "bits: 24 is float32's own noise, TF32 shows about 11 and bfloat16 about 8; then the error "
+        "as a fraction of its tolerance, where 1 just passes, and the worst block.\n"
         f"The tolerance is {K_RMS:g} x (root mean square) and {K_MAX:g} x (largest error) "
         "the noise of float32 NumPy runs or the rounding floor, whichever is larger.",
         soft_wrap=True,

@@ -25,7 +25,7 @@ class BackendReport:
         versions: of its packages.
         device: where it computed.
         sees_taps: whether it was judged at every tap, or at its logits only.
-        crash: the last line of the error that it raised, or ``None``.
+        crash: the error that it raised, without the traceback, or ``None``.
         problems: rules of the protocol that it broke, by the tap or weight: shapes, dtypes, bits.
         taps: its numbers, in the order of computation; empty after a crash.
         seconds: how long loading and running took.

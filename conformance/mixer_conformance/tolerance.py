@@ -32,14 +32,9 @@ class Tolerance:
     values: int
 
     @property
-    def noise(self) -> float:
-        """The root mean square that correct float32 arithmetic may show."""
-        return max(self.yardstick.rms, self.floor)
-
-    @property
     def rms(self) -> float:
         """The largest root mean square that passes."""
-        return K_RMS * self.noise
+        return K_RMS * max(self.yardstick.rms, self.floor)
 
     @property
     def max(self) -> float:
@@ -71,11 +66,11 @@ class Judgement:
 
     @property
     def bits(self) -> float:
-        """Effective bits: 24 is float32's own noise, 22 the least that passes.
+        """Effective bits: 24 for float32's own noise, about 11 for TF32 and 8 for bfloat16.
 
-        TF32 shows about 11, bfloat16 about 8; infinite where the result is exact.
+        Infinite where the result is exact. The floor does not enter: bits say what was measured.
         """
-        fraction = _fraction(self.deviation.rms, self.tolerance.noise)
+        fraction = _fraction(self.deviation.rms, self.tolerance.yardstick.rms)
         return 24.0 - math.log2(fraction) if fraction else math.inf
 
 
