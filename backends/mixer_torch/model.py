@@ -43,6 +43,7 @@ class SpecModel(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
+        self._taps = spec.taps
         self.register_module("stem", None)  # so that it stands in front of the blocks
         self.transitions = nn.ModuleDict()
         self.blocks = nn.ModuleList(nn.Sequential() for _ in range(spec.depth))
@@ -85,9 +86,9 @@ class SpecModel(nn.Module):
         Raises:
             InputError: if a tap is not one of the spec's, or the images have another shape.
         """
-        unknown = [tap for tap in taps if tap not in self.spec.taps]
+        unknown = [tap for tap in taps if tap not in self._taps]
         if unknown:
-            some = list(self.spec.taps[:3])
+            some = list(self._taps[:3])
             raise InputError("taps", f"unknown taps; expected names like {some}, got {unknown}")
         wanted = {*taps, "logits"}
         return {tap: x for tap, x in self._stream(images) if tap in wanted}

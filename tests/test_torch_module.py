@@ -1,0 +1,305 @@
+"""The PyTorch model is an ordinary ``nn.Module``: names, devices, dtypes, gradients, compilers."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mixer_spec import InputError, ModelSpec, families, variant, weights
+from mixer_torch import SpecModel, build
+
+SIZES = {"image_size": (8, 12), "patch": 4, "depth": 2, "classes": 3}
+
+SPECS = {
+    "mixer": families.mixer(channels=8, token_hidden=5, channel_hidden=7, **SIZES),
+    "resmlp": families.resmlp(channels=8, **SIZES),
+    "gmlp": families.gmlp(channels=8, **SIZES),
+    "gmixer": families.gmixer(channels=8, token_hidden=10, channel_hidden=14, **SIZES),
+    "vit": families.vit(channels=8, heads=2, channel_hidden=7, **SIZES),
+}
+
+
+@pytest.fixture(params=SPECS)
+def spec(request) -> ModelSpec:
+    return SPECS[request.param]
+
+
+def random_model(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> SpecModel:
+    """A model without a zero in it."""
+    generator = torch.Generator().manual_seed(3)
+    model = build(spec, dtype=dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=dtype))
+    return model
+
+
+def random_images(batch: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(batch, 3, 8, 12, generator=torch.Generator().manual_seed(4), dtype=dtype)
+
+
+# --- names and parameters -------------------------------------------------------------------
+
+
+def test_state_dict_keys_and_shapes_are_the_canonical_ones(spec):
+    state = SpecModel(spec).state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
+        name: parameter.shape for name, parameter in spec.parameters().items()
+    }
+    assert list(state) == list(spec.parameters())
+
+
+def test_submodules_stand_at_the_paths_of_the_nodes(spec):
+    model = SpecModel(spec)
+    modules = dict(model.named_modules())
+    for node in spec.nodes():
+        assert type(modules[node.path]).__name__ == type(node.layer).__name__
+
+
+def test_a_new_model_has_the_papers_initial_values(spec):
+    model = SpecModel(spec)
+    model.head.kernel.data.fill_(7)
+    model.reset_parameters(seed=5)
+    for name, expected in weights.initial(spec, seed=5).items():
+        assert np.array_equal(model.state_dict()[name].numpy(), expected), name
+
+
+def test_parameter_counts_of_a_published_variant_agree():
+    model = SpecModel(variant("mixer_b16").spec(), device="meta")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 59_880_472
+
+
+def test_repr_shows_what_each_layer_is():
+    text = repr(SpecModel(SPECS["mixer"]))
+    assert "(dense_0): TokenDense(kernel=[5, 6], bias=[5])" in text
+    assert "(gelu_0): Gelu(approximate='tanh')" in text
+    assert "LayerNorm(scale=[8], bias=[8], epsilon=1e-06)" in text
+
+
+# --- forward --------------------------------------------------------------------------------
+
+
+def test_forward_and_forward_taps_give_the_same_bits(spec):
+    model, images = random_model(spec), random_images(3)
+    found = model.forward_taps(images, spec.taps)
+    assert list(found) == list(spec.taps)
+    assert torch.equal(found["logits"], model(images))
+    assert list(model.forward_taps(images)) == ["logits"]
+
+
+def test_images_of_another_size_are_an_input_error():
+    model = SpecModel(SPECS["mixer"])
+    expected = "expected [batch, 3, 8, 12] (batch, rgb, height, width), got [2, 3, 12, 8]"
+    with pytest.raises(InputError, match=re.escape(expected)):
+        model(torch.ones(2, 3, 12, 8))
+    with pytest.raises(InputError, match="these are channels last"):
+        model(torch.ones(2, 8, 12, 3))
+    with pytest.raises(InputError, match="wrong shape"):
+        model(torch.ones(3, 8, 12))
+
+
+def test_unknown_taps_are_an_input_error():
+    with pytest.raises(InputError, match=r"expected names like \['stem'.* got \['blocks.9'\]"):
+        SpecModel(SPECS["mixer"]).forward_taps(random_images(1), ["blocks.9", "stem"])
+
+
+def test_memory_format_of_the_images_does_not_matter(spec):
+    model, images = random_model(spec), random_images(3)
+    channels_last = images.to(memory_format=torch.channels_last)
+    assert torch.allclose(model(channels_last), model(images), rtol=1e-6, atol=1e-6)
+
+
+def test_forward_hooks_see_the_taps():
+    spec = SPECS["mixer"]
+    model, images, seen = random_model(spec), random_images(2), {}
+    paths = [tap for tap in spec.taps if tap.startswith(("stem", "blocks"))]
+    for path in paths:
+        module = model.get_submodule(path)
+        module.register_forward_hook(lambda *arguments, path=path: seen.update({path: arguments}))
+    model(images)
+    taps = model.forward_taps(images, spec.taps)
+    assert all(torch.equal(seen[path][2], taps[path]) for path in paths)
+
+
+def test_hooks_on_whole_blocks_run():
+    model, seen = random_model(SPECS["mixer"]), []
+    for block in model.blocks:
+        block.register_forward_hook(lambda *_: seen.append("block"))
+    model(random_images(1))
+    assert seen == ["block", "block"]
+
+
+def test_the_head_can_be_replaced_for_fine_tuning():
+    model = random_model(SPECS["mixer"])
+    model.head = nn.Linear(8, 11)
+    assert model(random_images(2)).shape == (2, 11)
+    assert model.forward_taps(random_images(2))["logits"].shape == (2, 11)
+
+
+# --- devices and dtypes ---------------------------------------------------------------------
+
+
+def test_nothing_is_allocated_on_the_meta_device(spec):
+    model = SpecModel(spec, device="meta", dtype=torch.bfloat16)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    logits = model(torch.empty(5, 3, 8, 12, device="meta", dtype=torch.bfloat16))
+    assert logits.shape == (5, 3)
+    with torch.device("meta"):
+        assert {p.device.type for p in SpecModel(spec).parameters()} == {"meta"}
+
+
+def test_a_meta_model_is_filled_by_its_owner():
+    spec = SPECS["mixer"]
+    model = SpecModel(spec, device="meta").to_empty(device="cpu")
+    model.reset_parameters()
+    expected = SpecModel(spec).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_runs_close_to_float64(spec, dtype):
+    exact = random_model(spec, torch.float64)
+    model = copy.deepcopy(exact).to(dtype)
+    images = random_images(3, torch.float64)
+    logits, expected = model(images.to(dtype)), exact(images)
+    assert logits.dtype == dtype
+    # Some dozens of roundings of the storage's precision, far below the size of the logits.
+    error = (logits.double() - expected).norm() / expected.norm()
+    assert 0 < error < 30 * torch.finfo(dtype).eps
+
+
+def test_module_conversions_return_the_model_in_that_dtype():
+    model = SpecModel(SPECS["mixer"])
+    for convert, dtype in (
+        (model.half, torch.float16),
+        (model.bfloat16, torch.bfloat16),
+        (model.double, torch.float64),
+        (model.float, torch.float32),
+    ):
+        assert {parameter.dtype for parameter in convert().parameters()} == {dtype}
+
+
+def test_train_and_eval_compute_the_same_since_dropout_belongs_to_a_recipe(spec):
+    model, images = random_model(spec), random_images(2)
+    assert torch.equal(model.train()(images), model.eval()(images))
+
+
+# --- copies ---------------------------------------------------------------------------------
+
+
+def test_a_deep_copy_is_equal_and_independent(spec):
+    model, images = random_model(spec), random_images(2)
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(images), model(images))
+    twin.head.bias.data.add_(1)
+    assert not torch.equal(twin(images), model(images))
+
+
+def test_a_pickled_model_and_a_saved_state_come_back(spec, tmp_path):
+    model, images = random_model(spec), random_images(2)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    other = SpecModel(spec)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), strict=True)
+    assert torch.equal(other(images), model(images))
+
+
+# --- gradients ------------------------------------------------------------------------------
+
+
+def test_every_parameter_and_the_images_have_a_gradient(spec):
+    model = random_model(spec)
+    images = random_images(3).requires_grad_()
+    model(images).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        if not name.endswith("attention.key.bias"):  # the softmax does not depend on it
+            assert parameter.grad.any(), name
+    assert images.grad.any()
+
+
+def test_gradients_equal_finite_differences(spec):
+    model = random_model(spec, torch.float64)
+    images = random_images(2, torch.float64)
+
+    def loss() -> torch.Tensor:
+        return model(images).sin().sum()
+
+    loss().backward()
+    step = 1e-5
+    for name, parameter in model.named_parameters():
+        flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
+        index = int(gradient.abs().argmax())
+        flat[index] += step
+        above = loss().item()
+        flat[index] -= 2 * step
+        below = loss().item()
+        flat[index] += step
+        numeric = (above - below) / (2 * step)
+        assert gradient[index].item() == pytest.approx(numeric, rel=1e-5, abs=1e-7), name
+
+
+def test_functional_calls_and_vmap_give_the_same_logits():
+    model, images = random_model(SPECS["mixer"]), random_images(2)
+    state = dict(model.named_parameters())
+    called = torch.func.functional_call(model, state, images)
+    assert torch.equal(called, model(images))
+    single = torch.func.vmap(lambda image: model(image[None])[0])(images)
+    assert torch.allclose(single, called, rtol=1e-5, atol=1e-5)
+
+
+# --- compilers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compile_makes_one_graph(spec, backend):
+    torch.compiler.reset()
+    model, images = random_model(spec), random_images(2)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    assert torch.allclose(compiled(images), model(images), rtol=1e-6, atol=1e-6)
+
+
+def test_compile_makes_one_graph_of_the_taps():
+    torch.compiler.reset()
+    spec = SPECS["mixer"]
+    model, images = random_model(spec), random_images(2)
+    compiled = torch.compile(
+        lambda x: model.forward_taps(x, ("stem", "pooled")), fullgraph=True, backend="eager"
+    )
+    found = compiled(images)
+    assert torch.equal(found["pooled"], model.forward_taps(images, ["pooled"])["pooled"])
+
+
+def test_export_keeps_names_and_a_dynamic_batch(spec):
+    model = random_model(spec).eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        model, (random_images(2),), dynamic_shapes={"images": {0: batch}}, strict=True
+    )
+    assert set(program.state_dict) == set(spec.parameters())
+    runner = program.module()
+    for size in (1, 2, 7):
+        images = random_images(size)
+        assert torch.allclose(runner(images), model(images), rtol=1e-6, atol=1e-6)
+
+
+def test_a_training_step_lowers_the_loss():
+    model = random_model(SPECS["mixer"])
+    images, labels = random_images(8), torch.arange(8) % 3
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
