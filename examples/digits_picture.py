@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from digits_training import Array, Examples
 
 COLUMNS = 12
@@ -33,9 +34,15 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
     figure = Figure(figsize=(COLUMNS, 1.25 * rows + 0.9), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(
-        f"A Mixer trained in JAX, run by ONNX Runtime: {len(right)} of {len(answers)} held-out "
-        f"digits are right, {len(wrong)} wrong (red)",
-        fontsize=15,
+        f"Trained in JAX, run by ONNX Runtime: {len(right)} of {len(answers)} held-out digits "
+        "are right",
+        fontsize=16,
+        color=INK,
+    )
+    figure.text(
+        *(0.5, 0.945, "Above each digit: the prediction and its probability. Mistakes are red."),
+        ha="center",
+        fontsize=11,
         color=INK,
     )
     grid = figure.subplots(rows, COLUMNS, squeeze=False)
@@ -53,7 +60,7 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
         axes.set(xticks=[], yticks=[])
         for side in axes.spines.values():
             side.set(color=GOOD if good else BAD, linewidth=1 if good else 3)
-    figure.tight_layout(rect=(0, 0, 1, 0.97))
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
     figure.savefig(path)
 
 

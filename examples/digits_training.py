@@ -75,7 +75,11 @@ def load_digits() -> Digits:
 
 
 def batches(examples: Examples) -> Iterator[tuple[Array, Array]]:
-    """Pixels and targets ``[batch, class]`` without end, each image mixed with another (mixup)."""
+    """Pixels and targets ``[batch, class]`` without end, each image mixed with another (mixup).
+
+    Source:
+        arXiv:1710.09412, with one share for a batch.
+    """
     generator = np.random.default_rng(SEED)
     targets = np.eye(10, dtype=np.float32)[examples.labels]
     while True:
@@ -83,10 +87,13 @@ def batches(examples: Examples) -> Iterator[tuple[Array, Array]]:
         for start in range(0, len(order) - BATCH + 1, BATCH):
             chosen = order[start : start + BATCH]
             share = np.float32(generator.beta(MIXUP, MIXUP))
-            yield tuple(
-                share * array[chosen] + (1 - share) * array[chosen[::-1]]
-                for array in (examples.pixels, targets)
-            )
+            yield _mix(examples.pixels[chosen], share), _mix(targets[chosen], share)
+
+
+def _mix(array: Array, share: np.float32) -> Array:
+    """Each row mixed with the one that lies opposite."""
+    mixed: Array = share * array + (1 - share) * array[::-1]
+    return mixed
 
 
 # --- training, in JAX -----------------------------------------------------------------------
@@ -102,17 +109,20 @@ def train(digits: Digits, out: Console) -> tuple[Weights, float]:
     rate = optax.warmup_cosine_decay_schedule(0.0, PEAK_LEARNING_RATE, WARM_UP, STEPS)
     optimiser = optax.adamw(rate, weight_decay=WEIGHT_DECAY)
 
-    def loss(params: Any, pixels: Array, targets: Array) -> jax.Array:
-        return optax.softmax_cross_entropy(apply(SPEC, params, pixels), targets).mean()
+    def loss(params: Any, pixels: jax.Array, targets: jax.Array) -> jax.Array:
+        losses: jax.Array = optax.softmax_cross_entropy(apply(SPEC, params, pixels), targets)
+        return losses.mean()
 
     @jax.jit
-    def step(params: Any, state: Any, pixels: Array, targets: Array) -> tuple[Any, Any, jax.Array]:
+    def step(
+        params: Any, state: Any, pixels: jax.Array, targets: jax.Array
+    ) -> tuple[Any, Any, jax.Array]:
         value, gradient = jax.value_and_grad(loss)(params, pixels, targets)
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
     @jax.jit
-    def classify(params: Any, pixels: Array) -> jax.Array:
+    def classify(params: Any, pixels: jax.Array) -> jax.Array:
         return apply(SPEC, params, pixels).argmax(axis=-1)
 
     params = init(SPEC, SEED)

@@ -95,7 +95,7 @@ def predict(
         found = classify(images, loaded, chosen or _own_preprocessing(loaded, model), top=top)
     except MixerSpecError:
         raise
-    except Exception:  # whatever a backend raises is its own fault, not the user's
+    except Exception:  # noqa: BLE001 - whatever a backend raises is its own fault
         traceback.print_exc()
         raise typer.Exit(_CRASHED) from None
     if json:
