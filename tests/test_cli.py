@@ -13,6 +13,7 @@ import pytest
 
 from mixer_spec import VARIANTS, ModelSpec, __version__, variant
 from mixer_spec.cli import main
+from mixer_spec.preprocess import PIPELINES, Preprocessing
 from mixer_spec.schema import json_schema
 
 
@@ -108,6 +109,14 @@ def test_info_shows_the_initial_values_of_the_variant(run: Run) -> None:
     parameters = {name: p for layer in layers for name, p in layer["parameters"].items()}
     gate = parameters["blocks.0.gated_mixing.gate.dense_0.kernel"]
     assert gate["initial"] == "normal, standard deviation 1e-06"
+
+
+def test_info_tells_the_preprocessing_of_the_published_weights(run: Run) -> None:
+    expected = "deit_resmlp: resize_and_crop, mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225"
+    assert expected in run("info", "resmlp_12").out
+    told = json.loads(run("info", "resmlp_12", "--json").out)["preprocessing"]
+    assert told.pop("name") == "deit_resmlp"
+    assert Preprocessing.from_data(told, "info") == PIPELINES["deit_resmlp"]
 
 
 def test_info_at_another_size_and_number_of_classes(run: Run) -> None:

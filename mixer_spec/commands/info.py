@@ -12,6 +12,7 @@ from rich.console import Console
 from mixer_spec.graph import Node
 from mixer_spec.layers import Constant, Head, Initial, LecunNormal, Normal
 from mixer_spec.model import ModelSpec
+from mixer_spec.preprocess import pipeline
 from mixer_spec.variants import Variant
 from mixer_spec.weights import initial_distribution
 
@@ -47,7 +48,7 @@ def describe(spec: ModelSpec, published: Variant | None) -> dict[str, Any]:
         "name": published.name if published else None,
         "fingerprint": spec.fingerprint,
         "source": published.source if published else None,
-        "preprocessing": published.preprocessing if published else None,
+        "preprocessing": _describe_preprocessing(published) if published else None,
         "input": list(spec.input.shape),
         "classes": spec.classes,
         "blocks": spec.depth,
@@ -60,6 +61,10 @@ def describe(spec: ModelSpec, published: Variant | None) -> dict[str, Any]:
         "layers": [_describe_layer(node, overrides) for node in spec.nodes()],
         "spec": spec.to_data(),
     }
+
+
+def _describe_preprocessing(published: Variant) -> dict[str, Any]:
+    return {"name": published.preprocessing, **pipeline(published.preprocessing).to_data()}
 
 
 def _describe_layer(node: Node, overrides: Mapping[str, Initial]) -> dict[str, Any]:
@@ -174,9 +179,15 @@ def _facts(spec: ModelSpec, published: Variant | None) -> Iterator[tuple[str, st
     for words, names in _initial_values(spec, published.initial if published else {}).items():
         yield "initial values", f"{words}: {', '.join(names)}"
     if published:
-        yield "preprocessing", published.preprocessing
+        yield "preprocessing", _preprocessing(published)
         yield "source", published.source
     yield "fingerprint", spec.fingerprint
+
+
+def _preprocessing(published: Variant) -> str:
+    told = pipeline(published.preprocessing)
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (told.mean, told.std))
+    return f"{published.preprocessing}: {told.geometry.kind}, mean {mean}, std {std}"
 
 
 def _taps(spec: ModelSpec) -> str:
