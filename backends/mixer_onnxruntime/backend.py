@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from mixer_converters.onnx_export import graph_and_weights
+from mixer_converters.onnx_build import graph_and_weights
 from mixer_spec.backend import BackendInfo, Profile, check_images, check_profile
 from mixer_spec.model import ModelSpec
 from mixer_spec.weights import Weights, validate

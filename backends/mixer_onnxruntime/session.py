@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from mixer_converters.onnx_export import INPUT
+from mixer_converters.onnx_build import INPUT
 from mixer_converters.onnx_graph import InputLayout
 
 Array = NDArray[Any]

@@ -100,7 +100,8 @@ def export(
     source = load(file)
 
     def write() -> dict[str, Any]:
-        from .onnx_export import IR_VERSION, OPSET, export_onnx
+        from .onnx_build import IR_VERSION, OPSET
+        from .onnx_export import export_onnx
 
         written = export_onnx(
             source.spec,

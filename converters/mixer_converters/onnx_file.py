@@ -7,6 +7,7 @@ compared with the digest that the graph carries before anything runs.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -73,12 +74,18 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
     )
 
 
-def data_path(proto: onnx.ModelProto, path: Path) -> Path | None:
-    """The file beside ``path`` that the graph's weights lie in, if they lie outside the graph.
+def written_data_path(path: Path) -> Path | None:
+    """The data file that an earlier export left beside ``path``, if it left one."""
+    try:
+        found = _data_path(_parse(path), path)
+    except FileError:
+        return None
+    ours = rf"{re.escape(path.stem)}\.[0-9a-f]{{16}}\.safetensors"
+    return found if found is not None and re.fullmatch(ours, found.name) else None
 
-    Raises:
-        FileError: if they lie in several files or in another folder.
-    """
+
+def _data_path(proto: onnx.ModelProto, path: Path) -> Path | None:
+    """The file beside ``path`` that the graph's weights lie in, if they lie outside the graph."""
     locations = {
         entry.value
         for tensor in proto.graph.initializer
@@ -120,7 +127,7 @@ def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Pa
             f"{len(missing)} weights of its spec are missing, {missing[:3]} among them; "
             "if another tool rewrote the graph, export it again",
         )
-    outside = data_path(proto, path)
+    outside = _data_path(proto, path)
     if outside is None:
         found = digest(
             {name: _inline(tensors[name], parameters[name].shape, path) for name in parameters}

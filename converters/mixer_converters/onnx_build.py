@@ -1,0 +1,161 @@
+"""A spec and its weights as an ONNX graph: built node by node, without torch and without JAX."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import ShapeInferencePass
+
+import mixer_spec
+from mixer_spec.errors import InputError
+from mixer_spec.graph import Node
+from mixer_spec.model import ModelSpec
+from mixer_spec.weights import Weights, validate
+
+from .onnx_graph import Drawing, InputLayout, Place
+from .onnx_layers import DRAW
+
+OPSET = 20
+"""The first opset in which LayerNorm and both forms of GELU are one operator each."""
+
+IR_VERSION = 10
+"""The format of the file; runtimes of before 2024 do not read a higher one."""
+
+INPUT = "pixel_values"
+"""The name of the graph's one input."""
+
+
+def build_onnx(
+    spec: ModelSpec,
+    weights: Weights,
+    *,
+    taps: Sequence[str] = (),
+    input_layout: InputLayout = "NCHW",
+) -> ir.Model:
+    """The model as an ONNX graph whose initializers are views of ``weights``.
+
+    Input ``pixel_values`` and output ``logits`` ``[batch, class]`` are float32, and the batch is
+    free. Initializers have the canonical names; where the graph needs other axes (the patch
+    kernel as a matrix, the token bias as a column), the bytes are the same.
+
+    Args:
+        spec: the architecture.
+        weights: canonical name to array; rounded to float32 where they are wider.
+        taps: names out of ``spec.taps`` that become outputs beside the logits.
+        input_layout: the axes of ``pixel_values``.
+
+    Raises:
+        WeightsError: if the weights do not fit the spec.
+        InputError: if there is no such tap or layout.
+
+    Example:
+        >>> from mixer_spec import families, weights
+        >>> spec = families.mixer(image_size=8, patch=4, channels=6, depth=1, token_hidden=5,
+        ...                       channel_hidden=7, classes=3)
+        >>> model = build_onnx(spec, weights.initial(spec), taps=["stem"])
+        >>> [(value.name, str(value.shape)) for value in model.graph.outputs]
+        [('stem', '[batch,4,6]'), ('logits', '[batch,3]')]
+    """
+    _check_arguments(spec, taps, input_layout)
+    validate(spec, weights)
+    narrow = {name: np.ascontiguousarray(array, np.float32) for name, array in weights.items()}
+    drawing = Drawing(narrow, input_layout)
+    height, width, rgb = spec.input.shape
+    axes = (rgb, height, width) if input_layout == "NCHW" else (height, width, rgb)
+    pixels = ir.val(INPUT, ir.DataType.FLOAT, ("batch", *axes))
+    x = pixels
+    outputs = []
+    for step in spec.steps:
+        for node in step.nodes:
+            x = _draw(node, drawing, x)
+        # Every tap's value has the tap's name, whether or not it is an output.
+        x.name = step.tap
+        if step.tap in taps or step.tap == "logits":
+            outputs.append(x)
+    graph = ir.Graph(
+        [pixels],
+        outputs,
+        nodes=drawing.nodes,
+        initializers=list(drawing.initializers.values()),
+        opset_imports={"": OPSET},
+        name="mixer_spec",
+    )
+    model = ir.Model(
+        graph,
+        ir_version=IR_VERSION,
+        producer_name="mixer_spec",
+        producer_version=mixer_spec.__version__,
+    )
+    ShapeInferencePass()(model)
+    return model
+
+
+def graph_and_weights(
+    spec: ModelSpec, weights: Weights, *, taps: Sequence[str] = ()
+) -> tuple[bytes, dict[str, NDArray[Any]]]:
+    """A serialised graph that only names its weights, and apart from it the weights.
+
+    A runtime that is handed both uses the weights' memory in place; through protobuf they would
+    be copied several times.
+
+    Args:
+        spec: the architecture.
+        weights: canonical name to array; rounded to float32 where they are wider.
+        taps: names out of ``spec.taps`` that become outputs beside the logits.
+
+    Returns:
+        The model, and each initializer by its canonical name, in the axes of the graph.
+    """
+    model = build_onnx(spec, weights, taps=taps)
+    arrays = initializers(model, weights)
+    point_outside(model, "memory", dict.fromkeys(arrays, 0))
+    return ir.to_proto(model).SerializeToString(), arrays
+
+
+def initializers(model: ir.Model, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """The arrays of a model that :func:`build_onnx` made, in the axes of the graph, as views."""
+    tensors = {name: model.graph.initializers[name].const_value for name in names}
+    return {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}
+
+
+def point_outside(model: ir.Model, location: str, offsets: Mapping[str, int]) -> None:
+    """Replace initializers by references into the file ``location``, by their offsets there."""
+    for name, offset in offsets.items():
+        value = model.graph.initializers[name]
+        tensor = value.const_value
+        assert tensor is not None
+        value.const_value = ir.ExternalTensor(
+            location,
+            offset,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=name,
+        )
+
+
+def _draw(node: Node, drawing: Drawing, x: ir.Value) -> ir.Value:
+    x = DRAW[type(node.layer)](node.layer, Place(node, drawing, _draw), x)
+    x.dtype = ir.DataType.FLOAT
+    x.shape = ir.Shape(("batch", *node.outgoing.shape))
+    return x
+
+
+def _check_arguments(spec: ModelSpec, taps: Sequence[str], input_layout: str) -> None:
+    problems = []
+    unknown = [tap for tap in taps if tap not in spec.taps]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], spec.taps, n=3) or spec.taps[:3]
+        problems.append(f"unknown taps {unknown}; expected names like {list(near)}")
+    if input_layout not in get_args(InputLayout):
+        problems.append(
+            f"unknown input_layout; expected one of {list(get_args(InputLayout))}, "
+            f"got {input_layout!r}"
+        )
+    if problems:
+        raise InputError("ONNX export", problems)
