@@ -76,9 +76,13 @@ def test_the_file_behind_a_link_is_replaced(target: Path) -> None:
 
 @pytest.mark.parametrize("error", [Crash(), KeyboardInterrupt(), SystemExit(1)], ids=repr)
 def test_an_exception_in_the_middle_leaves_the_old_file(target: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), replacing(target) as temporary:
-        temporary.write_bytes(NEW[:5])
-        raise error
+    def write_and_fail() -> None:
+        with replacing(target) as temporary:
+            temporary.write_bytes(NEW[:5])
+            raise error
+
+    with pytest.raises(type(error)):
+        write_and_fail()
     assert target.read_bytes() == OLD
     assert list(target.parent.iterdir()) == [target]
 
@@ -204,11 +208,11 @@ while True:
 """
 
 
-def test_a_killed_process_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_a_process_killed_at_random_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     moments = random.Random(0)
     digests = {}
-    for _ in range(5):
+    for _ in range(3):
         with subprocess.Popen(
             [sys.executable, "-c", WRITE_FOREVER, str(path)], stdout=subprocess.PIPE
         ) as process:
@@ -222,3 +226,29 @@ def test_a_killed_process_leaves_a_whole_file(tmp_path: Path) -> None:
         digests[file.provenance["turn"]] = file.weights_digest
     assert set(digests) <= {"0", "1"}
     assert len(set(digests.values())) == len(digests)
+
+
+WRITE_AND_DIE = """
+import os, signal, sys
+from mixer_converters.atomic import replacing
+
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+path, stage = sys.argv[1:]
+if stage != "half written":
+    setattr(os, stage, die)
+with replacing(path) as temporary:
+    temporary.write_bytes(b"new")
+    if stage == "half written":
+        die()
+"""
+
+
+@pytest.mark.parametrize("stage", ["half written", "fsync", "replace"])
+def test_a_process_killed_before_the_name_changes_leaves_the_old_file(
+    target: Path, stage: str
+) -> None:
+    process = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(target), stage], check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert target.read_bytes() == OLD
