@@ -18,7 +18,7 @@ from .errors import MissingExtraError
 DISTRIBUTION = "mixer-spec"
 
 Verdict = Literal["good", "caution", "bad", "missing"]
-"""``caution`` is a known fault that mixer_spec guards against; ``bad`` is one that it cannot."""
+"""``caution`` is a known fault that mixer_spec itself is safe from; ``bad`` is one that it is not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class KnownFault:
         distribution: the package's name.
         version: the one version that has the fault.
         fault: what is wrong, and what to do.
-        guarded: whether mixer_spec's own code works around it.
+        guarded: whether mixer_spec's own code works around it, or has nothing that it touches.
         source: where it is reported.
     """
 
@@ -41,6 +41,14 @@ class KnownFault:
 
 
 KNOWN_FAULTS = (
+    KnownFault(
+        distribution="jax",
+        version="0.10.2",
+        fault="on CPU, jit gives wrong values for a product of a small matrix with each of more than "
+        "32,768 vectors that is then summed; no layer computes one; 0.10.1 is right",
+        guarded=True,
+        source="jax-ml/jax#39103",
+    ),
     KnownFault(
         distribution="safetensors",
         version="0.8.0",

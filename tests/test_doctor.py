@@ -32,6 +32,11 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, name: str, version: str | None) ->
     monkeypatch.setattr(importlib.metadata, "version", pretended)
 
 
+def _require(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """Let the metadata of mixer-spec require ``lines`` and nothing else."""
+    monkeypatch.setattr(importlib.metadata, "requires", lambda distribution: list(lines))
+
+
 def _finding(name: str) -> findings.Finding:
     (found,) = [finding for finding in examine_packages() if finding.name == name]
     return found
@@ -64,6 +69,7 @@ def test_everything_of_the_development_environment_is_fit_to_use() -> None:
 def test_version_below_the_supported_range_is_bad(
     monkeypatch: pytest.MonkeyPatch, version: str, verdict: str
 ) -> None:
+    _require(monkeypatch, "numpy>=2.0", 'torch>=2.6; extra == "torch"')
     _pretend(monkeypatch, "torch", version)
     found = _finding("torch")
     assert found.verdict == verdict
@@ -120,6 +126,21 @@ def test_guarded_fault_is_a_caution_and_an_unguarded_one_is_bad(
     assert _finding("safetensors").verdict == "good"
 
 
+def test_metadata_of_any_build_backend_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    _require(
+        monkeypatch,
+        "numpy>=2.0",
+        "jax>=0.6; extra == 'all'",
+        'jax>=0.6; extra == "jax"',
+        "jax>=0.6 ; extra == 'train'",
+        'mixer-spec[jax]; extra == "train"',
+    )
+    assert findings.requirements() == [
+        findings.Requirement(distribution="numpy", at_least="2.0", extras=()),
+        findings.Requirement(distribution="jax", at_least="0.6", extras=("jax", "train")),
+    ]
+
+
 def test_every_known_fault_is_of_a_package_that_is_examined() -> None:
     assert {known.distribution for known in KNOWN_FAULTS} <= {p.name for p in examine_packages()}
 
@@ -165,6 +186,7 @@ def test_command_exits_with_1_when_a_bad_version_is_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], version: str, code: int
 ) -> None:
     monkeypatch.setattr(findings, "backend_names", lambda: ("reference",))
+    _require(monkeypatch, "numpy>=2.0", 'torch>=2.6; extra == "torch"')
     _pretend(monkeypatch, "torch", version)
     for arguments in (["doctor"], ["doctor", "--json"]):
         monkeypatch.setattr(sys, "argv", ["mixer-spec", *arguments])
