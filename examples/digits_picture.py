@@ -38,9 +38,10 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
         "are right",
         fontsize=16,
         color=INK,
+        y=0.985,
     )
     figure.text(
-        *(0.5, 0.945, "Above each digit: the prediction and its probability. Mistakes are red."),
+        *(0.5, 0.937, "Above each digit: the prediction and its probability. Mistakes are red."),
         ha="center",
         fontsize=11,
         color=INK,
@@ -60,7 +61,7 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
         axes.set(xticks=[], yticks=[])
         for side in axes.spines.values():
             side.set(color=GOOD if good else BAD, linewidth=1 if good else 3)
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
     figure.savefig(path)
 
 
