@@ -8,7 +8,7 @@ import numpy as np
 
 from digits_training import Array, Examples
 
-COLUMNS = 12
+ROWS, COLUMNS = 6, 12
 GOOD, BAD, INK = "#1a7f37", "#cf222e", "#24292f"
 
 
@@ -28,10 +28,9 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
     answers = logits.argmax(axis=1)
     wrong = np.flatnonzero(answers != examples.labels)
     right = np.flatnonzero(answers == examples.labels)
-    rows = 5 + -(-len(wrong) // COLUMNS)
-    shown = [*wrong, *right[: rows * COLUMNS - len(wrong)]]
+    shown = [*wrong, *right][: ROWS * COLUMNS]
 
-    figure = Figure(figsize=(COLUMNS, 1.25 * rows + 0.9), dpi=110, facecolor="white")
+    figure = Figure(figsize=(COLUMNS, 1.25 * ROWS + 0.9), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(
         f"Trained in JAX, run by ONNX Runtime: {len(right)} of {len(answers)} held-out digits "
@@ -46,7 +45,7 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
         fontsize=11,
         color=INK,
     )
-    grid = figure.subplots(rows, COLUMNS, squeeze=False)
+    grid = figure.subplots(ROWS, COLUMNS)
     for axes, index in zip(grid.flat, shown, strict=True):
         good = answers[index] == examples.labels[index]
         text = f"{answers[index]}" if good else f"{answers[index]}, is {examples.labels[index]}"
