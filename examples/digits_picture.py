@@ -40,7 +40,9 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
         y=0.985,
     )
     figure.text(
-        *(0.5, 0.937, "Above each digit: the prediction and its probability. Mistakes are red."),
+        x=0.5,
+        y=0.937,
+        s="Above each digit: the prediction and its probability. Mistakes are red.",
         ha="center",
         fontsize=11,
         color=INK,
