@@ -125,7 +125,9 @@ def test_a_conformant_backend_exits_with_0(spec_file: str) -> None:
     assert result.exit_code == 0
     assert "small.json  f32-strict, 2 images, seed 0; judged by float64 NumPy" in result.output
     assert re.search(r"^stem +\d\d\.\d  0\.\d+", result.output, re.MULTILINE)
-    assert re.search(r"^token_mixing \(worst of 2\) +\d\d\.\d  0\.\d+ @[01]", result.output, re.MULTILINE)
+    assert re.search(
+        r"^token_mixing \(worst of 2\) +\d\d\.\d  0\.\d+ @[01]", result.output, re.MULTILINE
+    )
     assert re.search(
         r"honest \(patched 1.0; cpu\): conformant; worst 0\.\d+ of the tolerance, at", result.output
     )
@@ -261,3 +263,15 @@ def test_the_command_module_imports_no_framework() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "[]\n"
+
+
+def test_a_mistake_marks_its_own_row_and_no_later_one(spec_file: str) -> None:
+    output = run(spec_file, "--backends", "wrong").output
+    margins = {
+        row.split()[0]: float(row.split()[-1])
+        for row in output.splitlines()
+        if row.startswith(("stem", "norm", "logits"))
+    }
+    assert margins["norm"] > 1
+    assert margins["stem"] < 1
+    assert margins["logits"] < 1
