@@ -91,7 +91,7 @@ class PatchEmbed(Nested):
         (ph, pw), (batch, rgb, height, width) = self.patch, images.shape
         patches = images.reshape(batch, rgb, height // ph, ph, width // pw, pw)
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        tokens = F.linear(patches, self.kernel.flatten(0, 2).mT, self.bias)
+        tokens = F.linear(patches, self.kernel.flatten(0, 2).T, self.bias)
         return self.nested(tokens)
 
 
@@ -197,7 +197,7 @@ class ChannelDense(Placed):
     bias: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.kernel.mT, self.bias)
+        return F.linear(x, self.kernel.T, self.bias)
 
 
 class SpatialGate(Nested):
