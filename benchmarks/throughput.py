@@ -1,0 +1,265 @@
+"""Forward throughput of each backend beside its rival, in alternating processes.
+
+Every contender also times a float32 matrix product of its framework between its forward passes;
+the share of that rate is what it makes of the machine, however fast the machine is just then.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from measuring.contender import PRODUCT
+from measuring.fresh import run
+from measuring.machine import quietest
+from measuring.targets import Results, Target
+from mixer_spec import InputError, variant
+from mixer_spec.commands.output import Json, console, table
+
+LEAST_SHARE = 0.6
+MOST_DIFFERENCE = 1e-3  # of a logit, which is of the size of one
+
+Logits = Sequence[Sequence[float]]
+
+
+class Contest(NamedTuple):
+    """Ours first, then the rivals; each is a label and the function that prepares it."""
+
+    framework: str
+    ours: tuple[str, str]
+    rivals: tuple[tuple[str, str], ...]
+
+
+CONTESTS = (
+    Contest(
+        "torch",
+        ("mixer_torch", "with_torch:backend"),
+        (("plain nn.Module", "with_torch:plain"),),
+    ),
+    Contest("jax", ("mixer_jax", "with_jax:backend"), (("plain Flax", "with_jax:plain"),)),
+    Contest(
+        "onnx",
+        ("export_onnx", "with_onnx:ours"),
+        (
+            ("torch.onnx, dynamo", "with_onnx:dynamo"),
+            ("torch.onnx, TorchScript", "with_onnx:torchscript"),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What the processes of one contender measured, one after the other.
+
+    Args:
+        gflop: of one forward pass.
+        forward: seconds, by process.
+        product: seconds, by process.
+    """
+
+    gflop: float
+    forward: Sequence[Sequence[float]]
+    product: Sequence[Sequence[float]]
+
+    @property
+    def medians(self) -> list[float]:
+        """Seconds of a forward pass, by process."""
+        return [statistics.median(times) for times in self.forward]
+
+    @property
+    def best(self) -> float:
+        """The fewest seconds that a forward pass took."""
+        return min(itertools.chain(*self.forward))
+
+    @property
+    def product_rates(self) -> list[float]:
+        """GFLOP/s of the matrix product, by process."""
+        return [2e-9 * math.prod(PRODUCT) / statistics.median(times) for times in self.product]
+
+    @property
+    def shares(self) -> list[float]:
+        """The rate of the forward pass as a share of the product's, by process."""
+        pairs = zip(self.medians, self.product_rates, strict=True)
+        return [self.gflop / seconds / rate for seconds, rate in pairs]
+
+    def to_data(self) -> dict[str, Any]:
+        """The figures as plain data."""
+        return {
+            "median_seconds": statistics.median(self.medians),
+            "best_seconds": self.best,
+            "gflops": self.gflop / statistics.median(self.medians),
+            "product_gflops": statistics.median(self.product_rates),
+            "share": statistics.median(self.shares),
+            "shares": self.shares,
+            "forward_seconds": self.forward,
+        }
+
+
+def speedups(ours: Timings, rival: Timings) -> dict[str, Any]:
+    """How many times as fast as the rival ours is: by medians, by the best, and by round."""
+    return {
+        "of_medians": statistics.median(rival.medians) / statistics.median(ours.medians),
+        "of_best": rival.best / ours.best,
+        "by_round": [b / a for a, b in zip(ours.medians, rival.medians, strict=True)],
+    }
+
+
+def measure(
+    contest: Contest, name: str, batch: int, threads: int, rounds: int, repeats: int
+) -> tuple[dict[str, Timings], float]:
+    """Let the contenders take turns, each time in fresh processes; and the noise meanwhile."""
+    contenders = (contest.ours, *contest.rivals)
+    with tempfile.TemporaryDirectory() as folder:
+        if contest.framework == "onnx":
+            run(["-m", "measuring.with_onnx", name, folder])
+
+        def once() -> list[Any]:
+            numbers = [str(number) for number in (batch, threads, repeats)]
+            return [
+                run(["-m", "measuring.timed", function, name, *numbers, folder]).last_line
+                for _, function in contenders
+            ]
+
+        found, noise = quietest(once, rounds)
+    for mine, *others in found:
+        for (rival, _), other in zip(contest.rivals, others, strict=True):
+            check_same_answer(contest, rival, mine["logits"], other["logits"])
+    gflop = 2e-9 * batch * variant(name).spec().multiply_adds
+    timings = {
+        label: Timings(
+            gflop,
+            [each[index]["forward_seconds"] for each in found],
+            [each[index]["product_seconds"] for each in found],
+        )
+        for index, (label, _) in enumerate(contenders)
+    }
+    return timings, noise
+
+
+def check_same_answer(contest: Contest, rival: str, mine: Logits, other: Logits) -> None:
+    """Refuse to compare models that compute different functions.
+
+    Raises:
+        RuntimeError: if a logit differs by more than float32 explains.
+    """
+    difference = np.abs(np.subtract(mine, other)).max()
+    if not difference < MOST_DIFFERENCE:
+        raise RuntimeError(
+            f"{contest.ours[0]} and {rival} compute different functions; expected logits within "
+            f"{MOST_DIFFERENCE:g}, got a difference of {difference:.1e}"
+        )
+
+
+def targets_of(contest: Contest, speeds: Mapping[str, Any], share: float) -> Iterator[Target]:
+    """What the backend should reach: as fast as each rival, and most of the product's rate."""
+    ours = contest.ours[0]
+    for rival, found in speeds.items():
+        least, most = min(found["by_round"]), max(found["by_round"])
+        yield Target(
+            f"{ours}: as fast as {rival}",
+            ">= 1.00 x",
+            f"{found['of_medians']:.2f} x by medians, {found['of_best']:.2f} x by the best, "
+            f"{least:.2f} to {most:.2f} x by round",
+            round(found["of_medians"], 2) >= 1,
+        )
+    yield Target(
+        f"{ours}: share of the product's rate",
+        f">= {LEAST_SHARE:.0%}",
+        f"{share:.0%}",
+        share >= LEAST_SHARE,
+    )
+
+
+def print_timings(out: Console, timings: Mapping[str, Mapping[str, Timings]], batch: int) -> None:
+    """Print one row for each contender."""
+    right = ("median s", "best s", "images/s", "GFLOP/s", "product GFLOP/s", "share", "shares")
+    made = table("framework", "contender", *right, right=right)
+    for framework, contenders in timings.items():
+        for label, found in contenders.items():
+            data = found.to_data()
+            made.add_row(
+                framework,
+                label,
+                f"{data['median_seconds']:.3f}",
+                f"{data['best_seconds']:.3f}",
+                f"{batch / data['median_seconds']:.1f}",
+                f"{data['gflops']:.0f}",
+                f"{data['product_gflops']:.0f}",
+                f"{data['share']:.0%}",
+                f"{min(data['shares']):.0%} to {max(data['shares']):.0%}",
+            )
+    out.print(made)
+
+
+def main(
+    variant_name: Annotated[str, typer.Option("--variant", help="Which Mixer.")] = "mixer_b16",
+    batch: Annotated[int, typer.Option(min=1, help="Number of images.")] = 8,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each framework. Default: every core.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Processes of each contender.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Forward passes of each process.")] = 7,
+    framework: Annotated[
+        list[str] | None, typer.Option(help="torch, jax, onnx. Default: all.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure the forward throughput of each backend beside its rival."""
+    known = [contest.framework for contest in CONTESTS]
+    if unknown := sorted(set(framework or ()) - set(known)):
+        raise InputError("--framework", f"expected names out of {known}, got {unknown}")
+    threads = threads or len(os.sched_getaffinity(0))
+    load, loudest = os.getloadavg()[0], 0.0
+    timings = {}
+    speeds = {}
+    targets: list[Target] = []
+    for contest in CONTESTS:
+        if framework and contest.framework not in framework:
+            continue
+        found, noise = measure(contest, variant_name, batch, threads, rounds, repeats)
+        loudest = max(noise, loudest)
+        ours = found[contest.ours[0]]
+        against = {rival: speedups(ours, found[rival]) for rival, _ in contest.rivals}
+        timings[contest.framework] = found
+        speeds[contest.framework] = against
+        targets += targets_of(contest, against, statistics.median(ours.shares))
+    figures = {
+        "variant": variant_name,
+        "batch": batch,
+        "threads": threads,
+        "rounds": rounds,
+        "repeats": repeats,
+        "contenders": {
+            name: {label: timing.to_data() for label, timing in found.items()}
+            for name, found in timings.items()
+        },
+        "speedups": speeds,
+    }
+    results = Results(figures, targets, load, loudest)
+    if json:
+        results.print_json()
+        return
+    out = console()
+    out.print(
+        f"[bold]Forward pass of {variant_name}[/], batch {batch}, float32, {threads} threads, "
+        f"{rounds} rounds of {repeats} passes; the product is {PRODUCT[0]} x {PRODUCT[1]} by "
+        f"{PRODUCT[1]} x {PRODUCT[2]}",
+        soft_wrap=True,
+    )
+    print_timings(out, timings, batch)
+    results.print_end(out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
