@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from measuring.fresh import run
-from measuring.machine import quietest
+from measuring.machine import Tries, quietest
 from measuring.targets import Results, Target
 from mixer_spec.commands.output import Json, console, table
 
@@ -40,12 +40,13 @@ def once() -> dict[str, float]:
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Processes for each figure.")] = 15,
+    tries: Tries = 45,
     json: Json = False,
 ) -> None:
     """Measure the import of mixer_spec and the command `list` in fresh processes."""
     load = os.getloadavg()[0]
     once()  # so that every file is in the cache, and compiled
-    found, noise = quietest(once, rounds)
+    found, noise = quietest(once, rounds, tries)
     seconds = {name: summary([each[name] for each in found]) for name in found[0]}
     median = seconds["import mixer_spec"]["median"]
     targets = [

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from measuring.fresh import run
-from measuring.machine import quietest
+from measuring.machine import Tries, quietest
 from measuring.targets import Results, Target
 from mixer_spec.commands.output import Json, console, table
 
@@ -46,6 +46,7 @@ def print_ways(out: Console, ways: Mapping[str, Mapping[str, Any]]) -> None:
 def main(
     variant_name: Annotated[str, typer.Option("--variant", help="Which model.")] = "mixer_h14",
     rounds: Annotated[int, typer.Option(min=1, help="Processes of each; the fastest counts.")] = 3,
+    tries: Tries = 9,
     json: Json = False,
 ) -> None:
     """Measure how PyTorch gets a large model: time, anonymous memory, peak memory."""
@@ -60,7 +61,7 @@ def main(
             }
 
         once()  # so that both files are in the page cache
-        found, noise = quietest(once, rounds)
+        found, noise = quietest(once, rounds, tries)
         size = Path(folder, "canonical.safetensors").stat().st_size
     ways = {}
     for label in WAYS:

@@ -9,11 +9,17 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import typer
 from rich.console import Console
 
 T = TypeVar("T")
+
+Tries = Annotated[
+    int, typer.Option(min=1, help="Rounds at most, where other processes disturb some of them.")
+]
+"""The option of a benchmark that measures in rounds."""
 
 BUSY = 0.1
 """Cores that others may use before a figure is doubtful."""
@@ -66,14 +72,14 @@ def _clocks() -> tuple[float, float, float]:
     return time.perf_counter(), everyone, own
 
 
-def quietest(once: Callable[[], T], rounds: int) -> tuple[list[T], float]:
+def quietest(once: Callable[[], T], rounds: int, tries: int) -> tuple[list[T], float]:
     """The results of the quietest rounds, and the cores that others used in the noisiest of them.
 
-    A round that others disturbed is measured again, up to twice for each round wanted; which are
+    While fewer than ``rounds`` were quiet, another is measured, up to ``tries`` in all. Which are
     kept depends on the noise alone, never on a result.
     """
     found: list[tuple[float, T]] = []
-    while sum(cores <= BUSY for cores, _ in found) < rounds and len(found) < 3 * rounds:
+    while sum(cores <= BUSY for cores, _ in found) < rounds and len(found) < max(rounds, tries):
         noise = Noise()
         result = once()
         found.append((noise.cores, result))

@@ -1,0 +1,125 @@
+"""Every benchmark runs, in its smallest configuration, and prints what RESULTS.md reports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SMALLEST = {
+    "import_time": "--rounds 1 --tries 1",
+    "loading": "--variant mixer_s32 --rounds 1 --tries 1",
+    "throughput": "--variant mixer_s32 --batch 2 --rounds 1 --tries 1 --repeats 1",
+    "verify_scales": "--scale mixer_s32 --small mixer_s32",
+}
+
+
+def document(name: str) -> dict[str, Any]:
+    """What a benchmark prints with --json, after the checks that hold for all of them."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *SMALLEST[name].split(), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["machine"]["cores"] >= 1
+    assert found["cores_used_by_others"] >= 0
+    assert found["targets"]
+    for target in found["targets"]:
+        assert set(target) == {"what", "wanted", "measured", "reached"}
+        assert isinstance(target["reached"], bool)
+    return found
+
+
+def test_every_benchmark_is_under_test() -> None:
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == set(SMALLEST)
+
+
+def test_throughput_times_each_contender_and_its_product() -> None:
+    found = document("throughput")
+    assert {name: len(each) for name, each in found["contenders"].items()} == {
+        "torch": 2,
+        "jax": 2,
+        "onnx": 3,
+    }
+    for contenders in found["contenders"].values():
+        for timing in contenders.values():
+            assert timing["best_seconds"] > 0
+            # mixer_s32 is 0.98 G multiply-adds for each image.
+            work = timing["gflops"] * timing["median_seconds"]
+            assert work == pytest.approx(2 * 2 * 0.98, rel=0.05)
+            assert timing["share"] == pytest.approx(timing["gflops"] / timing["product_gflops"])
+    for rivals in found["speedups"].values():
+        for speedup in rivals.values():
+            assert speedup["by_round"] == [pytest.approx(speedup["of_medians"])]
+
+
+def test_different_functions_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import throughput
+
+    contest = throughput.CONTESTS[0]
+    throughput.check_same_answer(contest, "rival", [[0.5, 1.0]], [[0.5, 1.0 + 1e-6]])
+    with pytest.raises(RuntimeError, match="mixer_torch and rival compute different functions"):
+        throughput.check_same_answer(contest, "rival", [[0.5, 1.0]], [[0.5, 1.1]])
+    with pytest.raises(RuntimeError, match="got a difference of nan"):
+        throughput.check_same_answer(contest, "rival", [[0.5, 1.0]], [[0.5, float("nan")]])
+
+
+def clock_of(*readings: float) -> Callable[[], SimpleNamespace]:
+    """Stands for ``Noise``: each clock that is made reads the next number."""
+    coming = iter(readings)
+    return lambda: SimpleNamespace(cores=next(coming))
+
+
+def test_disturbed_rounds_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from measuring import machine
+
+    monkeypatch.setattr(machine, "Noise", clock_of(0.5, 0.0, 1.5, 0.05, 0.3))
+    results = iter("abcde")
+    assert machine.quietest(lambda: next(results), 2, tries=9) == (["b", "d"], 0.05)
+    assert next(results) == "e"
+
+
+def test_quietest_rounds_are_kept_where_none_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from measuring import machine
+
+    monkeypatch.setattr(machine, "Noise", clock_of(1.5, 0.4, 0.9))
+    results = iter("abc")
+    assert machine.quietest(lambda: next(results), 2, tries=3) == (["b", "c"], 0.9)
+
+
+def test_loading_tells_the_copies_apart() -> None:
+    ways = document("loading")["ways"]
+    assert len(ways) == 4
+    assert ways["canonical file, mixer_torch.build"]["copies"] < 0.1
+    # What reads the whole file into memory of its own must show as a copy.
+    assert ways["torch.load"]["copies"] > 0.9
+
+
+def test_start_up_is_reported_with_its_spread() -> None:
+    seconds = document("import_time")["seconds"]
+    assert {"import mixer_spec", "mixer-spec list"} < set(seconds)
+    for found in seconds.values():
+        assert 0 < found["min"] <= found["median"] <= found["max"]
+
+
+def test_verify_reports_cost_and_the_worst_margin_of_each_backend() -> None:
+    found = document("verify_scales")
+    scale = found["scales"]["mixer_s32"]
+    assert set(scale["margins"]) == {"jax", "torch", "onnxruntime"}
+    for backend in scale["margins"].values():
+        assert backend["conformant"] is True
+        assert 0 < backend["margin"] <= 1
+    assert scale["taps"] == 20  # stem, two for each of eight blocks, norm, pooled, logits
+    assert found["all"]["peak_gb"] > 0.1
+    assert found["small"]["seconds"] > 0
