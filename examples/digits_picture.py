@@ -8,7 +8,7 @@ import numpy as np
 
 from digits_training import Array, Examples
 
-COLUMNS = 12
+ROWS, COLUMNS = 6, 12
 GOOD, BAD, INK = "#1a7f37", "#cf222e", "#24292f"
 
 
@@ -28,24 +28,26 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
     answers = logits.argmax(axis=1)
     wrong = np.flatnonzero(answers != examples.labels)
     right = np.flatnonzero(answers == examples.labels)
-    rows = 5 + -(-len(wrong) // COLUMNS)
-    shown = [*wrong, *right[: rows * COLUMNS - len(wrong)]]
+    shown = [*wrong, *right][: ROWS * COLUMNS]
 
-    figure = Figure(figsize=(COLUMNS, 1.25 * rows + 0.9), dpi=110, facecolor="white")
+    figure = Figure(figsize=(COLUMNS, 1.25 * ROWS + 0.9), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(
         f"Trained in JAX, run by ONNX Runtime: {len(right)} of {len(answers)} held-out digits "
         "are right",
         fontsize=16,
         color=INK,
+        y=0.985,
     )
     figure.text(
-        *(0.5, 0.945, "Above each digit: the prediction and its probability. Mistakes are red."),
+        x=0.5,
+        y=0.937,
+        s="Above each digit: the prediction and its probability. Mistakes are red.",
         ha="center",
         fontsize=11,
         color=INK,
     )
-    grid = figure.subplots(rows, COLUMNS, squeeze=False)
+    grid = figure.subplots(ROWS, COLUMNS)
     for axes, index in zip(grid.flat, shown, strict=True):
         good = answers[index] == examples.labels[index]
         text = f"{answers[index]}" if good else f"{answers[index]}, is {examples.labels[index]}"
@@ -60,7 +62,7 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
         axes.set(xticks=[], yticks=[])
         for side in axes.spines.values():
             side.set(color=GOOD if good else BAD, linewidth=1 if good else 3)
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
     figure.savefig(path)
 
 

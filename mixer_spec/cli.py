@@ -108,11 +108,14 @@ def _options(
 def main() -> None:
     """Run the command line and exit; an error of mixer_spec becomes one message and code 2."""
     try:
-        app(prog_name="mixer-spec")
+        try:
+            app(prog_name="mixer-spec")
+        finally:
+            sys.stdout.flush()  # now, while a reader that has gone can still be met
     except MixerSpecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # The reader has gone (`mixer-spec list | head -1`); keep Python's last flush quiet too.
+        # The reader has gone (`mixer-spec list | head -1`); keep Python's own last flush quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

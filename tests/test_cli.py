@@ -210,8 +210,9 @@ def test_module_and_script_are_the_same_program(program: list[str]) -> None:
     assert bad.stderr.startswith("error: variant 'nothing'")
 
 
-def test_reader_that_goes_away_gets_no_traceback() -> None:
-    program = [sys.executable, "-m", "mixer_spec", "schema"]
+@pytest.mark.parametrize("argument", ["schema", "--version"])  # more than a buffer, and less
+def test_reader_that_goes_away_gets_no_traceback(argument: str) -> None:
+    program = [sys.executable, "-m", "mixer_spec", argument]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

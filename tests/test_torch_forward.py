@@ -109,7 +109,7 @@ def shares_of_tolerance(spec, weights, images, found) -> dict[str, float]:
     """
     oracle = forward(spec, weights, images, spec.taps)
     runs = [
-        forward(spec, weights, images, spec.taps, arithmetic=Shuffled(seed)) for seed in range(8)
+        forward(spec, weights, images, spec.taps, arithmetic=Shuffled(seed)) for seed in range(16)
     ]
     return {
         tap: relative_error(found[tap], oracle[tap])
@@ -171,7 +171,7 @@ MUTANTS = {
         "channel_mixing.gelu_0",
         lambda m: setattr(m, "approximate", "tanh"),
     ),
-    "PyTorch's epsilon": ("mixer", "token_mixing.norm", lambda m: setattr(m, "epsilon", 1e-5)),
+    "another epsilon": ("mixer", "token_mixing.norm", lambda m: setattr(m, "epsilon", 1e-4)),
     "transposed token kernel": (
         "mixer-erf",
         "token_mixing.dense_0",

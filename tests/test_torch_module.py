@@ -78,6 +78,7 @@ def test_parameter_counts_of_a_published_variant_agree():
 def test_repr_shows_what_each_layer_is():
     text = repr(SpecModel(SPECS["mixer"]))
     assert "(dense_0): TokenDense(kernel=[5, 6], bias=[5])" in text
+    assert "PatchEmbed(\n    kernel=[4, 4, 3, 8], bias=[8]" in repr(SpecModel(SPECS["vit"]))
     assert "(gelu_0): Gelu(approximate='tanh')" in text
     assert "LayerNorm(scale=[8], bias=[8], epsilon=1e-06)" in text
 
@@ -259,11 +260,10 @@ def test_functional_calls_and_vmap_give_the_same_logits():
 # --- compilers ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compile_makes_one_graph(spec, backend):
+def test_compile_makes_one_graph(spec):
     torch.compiler.reset()
     model, images = random_model(spec), random_images(2)
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(images), model(images), rtol=1e-6, atol=1e-6)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mixer_converters import canonical
 from mixer_spec import WeightsError, families
 from mixer_spec.weights import digest, initial
 from mixer_torch import SpecModel, TorchBackend, build, export_weights, load_weights
@@ -75,6 +76,15 @@ def test_a_model_built_from_a_read_only_map_can_be_trained(tmp_path):
         for parameter in model.parameters():
             parameter.add_(1)
     assert digest(weights) == digest(initial(SPEC))
+
+
+def test_a_canonical_file_is_loaded_without_a_copy(tmp_path):
+    canonical.save(tmp_path / "model.safetensors", SPEC, strange_weights())
+    loaded = canonical.load(tmp_path / "model.safetensors")
+    model = build(loaded.spec, loaded.weights)
+    pointers = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    assert pointers == addresses(loaded.weights)
+    assert digest(export_weights(model)) == digest(strange_weights())
 
 
 def test_the_map_lives_as_long_as_the_model(tmp_path):
@@ -220,6 +230,11 @@ def test_a_dtype_that_torch_does_not_have_is_refused():
     expected = r"head.bias float128 \(wrong dtype; expected one of \['float16', 'bfloat16'"
     with pytest.raises(WeightsError, match=expected):
         build(SPEC, weights)
+
+
+def test_tensors_in_the_place_of_arrays_are_refused():
+    with pytest.raises(WeightsError, match=r"must be NumPy arrays; .* stem.kernel is a Tensor"):
+        build(SPEC, SpecModel(SPEC).state_dict())
 
 
 def test_strict_loading_of_a_state_dict_finds_foreign_names():

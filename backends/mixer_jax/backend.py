@@ -84,13 +84,15 @@ class JaxBackend:
         check_profile(self.info(), profile)
         validate(spec, weights)
         with jax.enable_x64(True):
-            params = from_canonical({name: _on_device(array) for name, array in weights.items()})
+            params: Params = from_canonical(weights)
             if self.scan:
+                # In NumPy: stacking on the device would make quiet a bfloat16 signalling NaN.
                 params = stack(spec, params)
+            params = jax.tree.map(_on_device, params)
         return JaxModel(spec, params, _DTYPES[profile])
 
 
 def _on_device(array: NDArray[Any]) -> jax.Array:
-    """The array on the default device; a memory-mapped one is read in place where XLA can."""
-    # On a CPU JAX would share the memory of a writable array too, and see later changes of it.
-    return jnp.array(array, copy=array.flags.writeable)
+    """The array on the default device; a read-only one is used in place where XLA can."""
+    # On a CPU `device_put` shares the memory of a writable array too, and sees its later changes.
+    return jnp.array(array) if array.flags.writeable else jax.device_put(array)

@@ -7,6 +7,7 @@ leaves have a leading axis for the stage's blocks.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -96,6 +97,7 @@ def init(spec: ModelSpec, seed: int | jax.Array) -> dict[str, Any]:
     return from_canonical(drawn)
 
 
+@functools.partial(jax.jit, static_argnums=0)  # compiled once for all kernels of a shape
 def _draw(parameter: Parameter, key: jax.Array) -> jax.Array:
     match parameter.initial:
         case Constant(value):

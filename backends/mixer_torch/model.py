@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -145,8 +146,11 @@ def build(
     """
     if weights is None:
         return SpecModel(spec, device=device, dtype=dtype)
-    writable = {name: a if a.flags.writeable else a.copy() for name, a in weights.items()}
-    return assemble(spec, writable, device=device, dtype=dtype)
+    model = assemble(spec, weights, device=device, dtype=dtype)
+    for name, parameter in model.named_parameters():
+        if not weights[name].flags.writeable:
+            parameter.data = parameter.data.clone()
+    return model
 
 
 def assemble(
@@ -181,6 +185,11 @@ def load_weights(model: SpecModel, weights: Weights) -> None:
 
 
 def _tensors(spec: ModelSpec, weights: Weights) -> dict[str, Tensor]:
+    """The weights as tensors on the same memory, after every check."""
+    for name, array in weights.items():
+        if not isinstance(array, np.ndarray):
+            rule = "weights must be NumPy arrays; tensors go through load_state_dict"
+            raise WeightsError("weights", f"{rule}; {name} is a {type(array).__name__}")
     validate(spec, weights)
     problems = [
         f"+ {name} {array.dtype} (wrong dtype; expected one of {[d.name for d in DTYPES]})"

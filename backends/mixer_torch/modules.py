@@ -8,7 +8,6 @@ blocks, ``[batch, channel]`` leaves the pool.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,31 +26,35 @@ def module_of(node: Node) -> nn.Module:
     return MODULES[type(node.layer)](node.layer, node)
 
 
-def _parameters_of(module: nn.Module, node: Node, part: str = "") -> None:
-    """Give ``module`` the parameters of ``node``, or those of its ``part`` (``query``)."""
-    for name, parameter in node.own_parameters.items():
-        owner, _, own_name = name.rpartition(".")
-        if owner == part:
-            empty = torch.empty(parameter.shape, device="meta")
-            module.register_parameter(own_name, nn.Parameter(empty))
+class Placed(nn.Module):
+    """A module made from a node, with the parameters of that node.
 
+    Args:
+        layer: the node's layer.
+        node: where it stands.
+        part: which of the node's parameters, for a layer of several products (``query``).
+    """
 
-class Parametric(nn.Module):
-    """A module with parameters of its own."""
-
-    def __init__(self, layer: Any, node: Node, part: str = "") -> None:
+    def __init__(self, layer: layers.AnyLayer, node: Node, part: str = "") -> None:
         super().__init__()
-        _parameters_of(self, node, part)
+        for name, parameter in node.own_parameters.items():
+            owner, _, own_name = name.rpartition(".")
+            if owner == part:
+                empty = torch.empty(parameter.shape, device="meta")
+                self.register_parameter(own_name, nn.Parameter(empty))
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={list(p.shape)}" for name, p in self.named_parameters())
+        named = self.named_parameters(recurse=False)
+        return ", ".join(f"{name}={list(parameter.shape)}" for name, parameter in named)
 
 
-class Nested(nn.Sequential):
+class Nested(Placed, nn.Sequential):
     """A module with a list of layers inside, under their names."""
 
-    def __init__(self, layer: Any, node: Node) -> None:
-        super().__init__(OrderedDict((child.name, module_of(child)) for child in node.children))
+    def __init__(self, layer: layers.AnyLayer, node: Node) -> None:
+        super().__init__(layer, node)
+        for child in node.children:
+            self.add_module(child.name, module_of(child))
 
     def nested(self, x: Tensor) -> Tensor:
         """The layers inside this one, applied to ``x`` one after the other."""
@@ -80,7 +83,6 @@ class PatchEmbed(Nested):
         assert isinstance(image, Image)
         self.image = (image.channels, image.height, image.width)
         self.patch = layer.patch
-        _parameters_of(self, node)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1:] != self.image:
@@ -103,7 +105,7 @@ def _wrong_shape(got: tuple[int, ...], image: tuple[int, ...]) -> str:
     )
 
 
-class ClassToken(Parametric):
+class ClassToken(Placed):
     """Token 0 is the learned one."""
 
     embedding: Tensor
@@ -112,7 +114,7 @@ class ClassToken(Parametric):
         return torch.cat([self.embedding.expand(x.shape[0], -1, -1), x], dim=1)
 
 
-class PositionEmbedding(Parametric):
+class PositionEmbedding(Placed):
     """``X + E``."""
 
     embedding: Tensor
@@ -124,7 +126,7 @@ class PositionEmbedding(Parametric):
 # --- norms and element-wise layers ----------------------------------------------------------
 
 
-class LayerNorm(Parametric):
+class LayerNorm(Placed):
     """Over the channels, with the population's variance."""
 
     scale: Tensor
@@ -141,7 +143,7 @@ class LayerNorm(Parametric):
         return f"{super().extra_repr()}, epsilon={self.epsilon}"
 
 
-class Affine(Parametric):
+class Affine(Placed):
     """``x * scale + bias``."""
 
     scale: Tensor
@@ -151,7 +153,7 @@ class Affine(Parametric):
         return torch.addcmul(self.bias, x, self.scale)
 
 
-class LayerScale(Parametric):
+class LayerScale(Placed):
     """``x * scale``."""
 
     scale: Tensor
@@ -177,7 +179,7 @@ class Silu(nn.SiLU):
 # --- mixing ---------------------------------------------------------------------------------
 
 
-class TokenDense(Parametric):
+class TokenDense(Placed):
     """``W X + b``, with b along the tokens: no transposition, the bias within the product."""
 
     kernel: Tensor
@@ -188,7 +190,7 @@ class TokenDense(Parametric):
         return torch.baddbmm(self.bias[:, None], kernel, x)
 
 
-class ChannelDense(Parametric):
+class ChannelDense(Placed):
     """``X W + b``, with b along the channels; ``F.linear`` takes the transposed view for free."""
 
     kernel: Tensor
@@ -220,11 +222,11 @@ class GatedUnit(Nested):
         return value * self.nested(gate)
 
 
-class Attention(nn.Module):
+class Attention(Placed):
     """Softmax of ``q k / sqrt(size)`` over the tokens, for each head."""
 
     def __init__(self, layer: layers.Attention, node: Node) -> None:
-        super().__init__()
+        super().__init__(layer, node)
         self.heads = layer.heads
         self.query = ChannelDense(layer, node, "query")
         self.key = ChannelDense(layer, node, "key")
@@ -255,14 +257,14 @@ class Residual(Nested):
 # --- pool and head --------------------------------------------------------------------------
 
 
-class MeanPool(Parametric):
+class MeanPool(Placed):
     """``[batch, token, channel] -> [batch, channel]``, the mean over the tokens."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=1)
 
 
-class TakeToken(Parametric):
+class TakeToken(Placed):
     """``[batch, token, channel] -> [batch, channel]``, one token."""
 
     def __init__(self, layer: layers.TakeToken, node: Node) -> None:
@@ -271,6 +273,9 @@ class TakeToken(Parametric):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, self.index]
+
+    def extra_repr(self) -> str:
+        return f"index={self.index}"
 
 
 class Head(ChannelDense):

@@ -52,8 +52,9 @@ def print_legend(out: Console) -> None:
 def _how(report: Report) -> str:
     images = "image" if report.batch == 1 else "images"
     runs = "run" if report.yardstick_runs == 1 else "runs"
+    origin = "given weights" if report.seed is None else f"seed {report.seed}"
     return (
-        f"f32-strict, {report.batch} {images}, seed {report.seed}; judged by float64 NumPy "
+        f"f32-strict, {report.batch} {images}, {origin}; judged by float64 NumPy "
         f"{report.versions['numpy']}, {report.yardstick_runs} float32 {runs}; {report.seconds:.1f} s"
     )
 

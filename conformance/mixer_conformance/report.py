@@ -86,7 +86,7 @@ class Report:
     Args:
         name: what the spec is called.
         fingerprint: of the spec.
-        seed: of the weights and images.
+        seed: of the weights and images; ``None`` where both were given.
         batch: number of images.
         yardstick_runs: number of float32 reference runs behind the tolerances.
         versions: of what judged.
@@ -96,7 +96,7 @@ class Report:
 
     name: str
     fingerprint: str
-    seed: int
+    seed: int | None
     batch: int
     yardstick_runs: int
     versions: Mapping[str, str]

@@ -13,9 +13,9 @@ import numpy as np
 
 import mixer_spec
 from mixer_spec import Backend, BackendInfo, InputError, MissingExtraError, Model, ModelSpec
-from mixer_spec.backend import Profile, check_profile, load_backend
+from mixer_spec.backend import Profile, check_images, check_profile, load_backend
 from mixer_spec.reference import Shuffled
-from mixer_spec.weights import Weights
+from mixer_spec.weights import Weights, validate
 
 from .judge import Taps, judge
 from .measure import Array
@@ -32,6 +32,8 @@ def verify(
     *,
     seed: int = 0,
     batch: int | None = None,
+    weights: Weights | None = None,
+    images: Array | None = None,
     name: str | None = None,
     progress: Callable[[str], None] = lambda activity: None,
 ) -> Report:
@@ -45,12 +47,16 @@ def verify(
         spec: the architecture.
         backends: registered names, ``package.module:Class``, or backends in hand.
         seed: of the weights and images.
-        batch: number of images; by default two, or one for a huge model.
+        batch: number of conformance images; by default two, or one for a huge model.
+        weights: a trained model's, canonical name to float32 array; by default conformance
+            weights, which let fewer mistakes through.
+        images: ``[batch, height, width, rgb]`` in float32; by default conformance images.
         name: what to call the spec in the report; its fingerprint's beginning by default.
         progress: is told what is being done, in a few words.
 
     Raises:
-        InputError: if there is no backend, or the batch is empty.
+        InputError: if there is no backend, or the images do not fit the spec.
+        WeightsError: if the weights do not fit the spec.
         UnknownNameError: if a backend does not exist or does not claim the profile f32-strict.
         MissingExtraError: if a backend's framework is not installed.
 
@@ -68,9 +74,13 @@ def verify(
     found = [load_backend(b) if isinstance(b, str) else b for b in backends]
     for backend in found:
         check_profile(backend.info(), _PROFILE)
-    batch = default_batch(spec) if batch is None else batch
-    images = conformance_images(spec, batch, seed)
-    weights = conformance_weights(spec, seed)
+    given = weights is not None and images is not None
+    if images is None:
+        images = conformance_images(spec, default_batch(spec) if batch is None else batch, seed)
+    check_images(spec, images)
+    if weights is None:
+        weights = conformance_weights(spec, seed)
+    validate(spec, weights)
 
     attempts = []
     for backend in found:
@@ -92,8 +102,8 @@ def verify(
     return Report(
         name=name or spec.fingerprint[:12],
         fingerprint=spec.fingerprint,
-        seed=seed,
-        batch=batch,
+        seed=None if given else seed,
+        batch=len(images),
         yardstick_runs=len(yardsticks),
         versions=_versions(),
         backends=tuple(

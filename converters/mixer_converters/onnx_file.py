@@ -6,6 +6,7 @@ compared with the digest that the graph carries before anything runs.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -135,35 +136,36 @@ def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Pa
     else:
         file = canonical.load(outside)
         file.check_digest()
+        found = file.weights_digest
+    if found != metadata.weights_digest:
+        raise FileError(
+            str(outside or path),
+            f"does not hold the weights that {path.name} was exported with; expected digest "
+            f"{metadata.weights_digest}, got {found}; export it again",
+        )
+    if outside is not None:
         spans = canonical.tensor_spans(outside)
         moved = [name for name in parameters if _offset(tensors[name]) != spans[name].offset]
         if moved:
             raise FileError(
                 str(path),
-                f"{str(outside)!r} was written again since: {len(moved)} weights lie elsewhere, "
+                f"{outside.name} was written again since: {len(moved)} weights lie elsewhere, "
                 f"{moved[:3]} among them; export it again",
             )
-        found = file.weights_digest
-    if found != metadata.weights_digest:
-        raise FileError(
-            str(outside or path),
-            "does not hold the weights that the graph was exported with; expected digest "
-            f"{metadata.weights_digest}, got {found}; export it again",
-        )
     return outside
 
 
 def _inline(tensor: onnx.TensorProto, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
     """The weight in its canonical axes; the graph may hold the same bytes under others."""
-    values: NDArray[Any] = np.frombuffer(tensor.raw_data, "<f4")
-    if tensor.data_type != onnx.TensorProto.FLOAT or values.size != int(np.prod(shape)):
+    raw, expected = tensor.raw_data, 4 * math.prod(shape)
+    if tensor.data_type != onnx.TensorProto.FLOAT or len(raw) != expected:
         raise FileError(
             str(path),
-            f"{tensor.name} must be {list(shape)} in float32, got {list(tensor.dims)} in "
-            f"{onnx.TensorProto.DataType.Name(tensor.data_type)} ({values.size} values); "
-            "export it again",
+            f"{tensor.name} must be {list(shape)} in FLOAT ({expected} bytes), "
+            f"got {list(tensor.dims)} in {onnx.TensorProto.DataType.Name(tensor.data_type)} "
+            f"({len(raw)} bytes); export it again",
         )
-    return values.reshape(shape)
+    return np.frombuffer(raw, "<f4").reshape(shape)
 
 
 def _offset(tensor: onnx.TensorProto) -> int:
