@@ -104,6 +104,13 @@ def test_blocks_of_different_dtypes_are_not_stacked() -> None:
     assert _same_bits(JaxBackend().load(SPEC, weights).export_weights(), weights)
 
 
+def test_parameters_that_do_not_fit_are_not_stacked() -> None:
+    params = init(SPEC, 0)
+    del params["blocks"]["1"]["token_mixing"]["norm"]
+    with pytest.raises(WeightsError, match=r"blocks.1.token_mixing.norm.bias \[5\] \(missing\)"):
+        stack(SPEC, params)
+
+
 def _page_aligned(array: NDArray[Any]) -> NDArray[Any]:
     """A copy at an address that XLA can use in place, as memory-mapped files may have."""
     room = np.empty(array.nbytes + 4096, np.uint8)
@@ -131,7 +138,8 @@ def test_read_only_weights_are_not_copied_on_a_cpu() -> None:
 
 
 def test_a_whole_number_draws_the_values_of_the_core() -> None:
-    assert _same_bits(to_canonical(init(SPEC, 5)), initial(SPEC, seed=5))
+    for seed in (5, np.int64(5)):
+        assert _same_bits(to_canonical(init(SPEC, seed)), initial(SPEC, seed=5))
     assert not _same_bits(to_canonical(init(SPEC, 5)), initial(SPEC, seed=6))
 
 

@@ -187,7 +187,7 @@ def test_wrong_parameters_are_refused_all_at_once(scan: bool) -> None:
     params["norm"] = {"scale": np.ones(4, np.float32)}
     params["tail"] = {"bias": np.ones(1, np.float32)}
     if scan:
-        params = stack(spec, params)
+        params = {**stack(spec, _params(spec)), "norm": params["norm"], "tail": params["tail"]}
     with pytest.raises(WeightsError) as caught:
         _jitted(spec, params, _images(spec, 1))
     assert caught.value.where == "params"

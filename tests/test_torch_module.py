@@ -105,6 +105,10 @@ def test_images_of_another_size_are_an_input_error():
         model(torch.ones(3, 8, 12))
 
 
+def test_an_empty_batch_has_no_logits(spec):
+    assert SpecModel(spec)(torch.empty(0, 3, 8, 12)).shape == (0, 3)
+
+
 def test_unknown_taps_are_an_input_error():
     with pytest.raises(InputError, match=r"expected names like \['stem'.* got \['blocks.9'\]"):
         SpecModel(SPECS["mixer"]).forward_taps(random_images(1), ["blocks.9", "stem"])

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from numpy.typing import NDArray
 
 from mixer_spec import ModelSpec, Stage
 from mixer_spec.backend import check_images
 from mixer_spec.graph import Node, Step
-from mixer_spec.weights import validate
 
 from .layers import COMPUTE, Run
-from .params import Params, lookup, to_canonical, unstack
+from .params import Params, check_params, lookup, stand_in
 
 Precision = jax.lax.PrecisionLike
 
@@ -80,27 +75,14 @@ def apply_with_taps(
         InputError: if the images or taps do not fit the spec.
         WeightsError: if the parameters do not fit the spec.
     """
-    _check(spec, params, images, taps)
+    check_params(spec, params)
+    check_images(spec, stand_in(images), taps)
     wanted = {*taps, "logits"}
     if "stages" in params:
         walk = _walk_scanned(spec, params, images, wanted, precision)
     else:
         walk = _walk(spec, params, images, precision)
     return {tap: x for tap, x in walk if tap in wanted}
-
-
-def _check(spec: ModelSpec, params: Params, images: jax.Array, taps: Sequence[str]) -> None:
-    """Refuse what does not fit; only shapes and dtypes are seen, so it is free under ``jit``."""
-    plain = jax.eval_shape(functools.partial(unstack, spec), params)
-    validate(spec, to_canonical(jax.tree.map(_stand_in, plain)), where="params")
-    check_images(spec, _stand_in(images), taps)
-
-
-def _stand_in(array: jax.Array | jax.ShapeDtypeStruct) -> NDArray[Any]:
-    """One zero seen as an array of the same shape, for the core's checks of NumPy arrays."""
-    # The half precisions of an accelerator are as good as float32 here.
-    floating = jnp.issubdtype(array.dtype, jnp.floating)
-    return np.broadcast_to(np.zeros((), np.float32 if floating else array.dtype), array.shape)
 
 
 def _walk(

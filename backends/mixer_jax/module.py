@@ -33,8 +33,7 @@ class SpecModule(nn.Module):
         >>> spec = families.mixer(image_size=8, patch=4, channels=6, depth=1, token_hidden=5,
         ...                       channel_hidden=7, classes=3)
         >>> images = jnp.ones((2, 8, 8, 3))
-        >>> variables = SpecModule(spec).init(jax.random.key(0), images)
-        >>> SpecModule(spec).apply(variables, images).shape
+        >>> SpecModule(spec).apply({"params": init(spec, 0)}, images).shape
         (2, 3)
     """
 

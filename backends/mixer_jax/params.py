@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from mixer_spec import ModelSpec
 from mixer_spec.errors import WeightsError
 from mixer_spec.layers import Constant, LecunNormal, Normal, Parameter
-from mixer_spec.weights import initial
+from mixer_spec.weights import initial, validate
 
 Params = Mapping[str, Any]
 """Nested dicts with arrays for leaves."""
@@ -69,10 +70,29 @@ def lookup(params: Params, path: str) -> Params:
     return params
 
 
+def check_params(spec: ModelSpec, params: Params) -> None:
+    """Refuse parameters, plain or stacked, that do not fit ``spec``.
+
+    Only shapes and dtypes are seen, so it is free under ``jit``.
+
+    Raises:
+        WeightsError: with every difference.
+    """
+    plain = jax.eval_shape(functools.partial(unstack, spec), params)
+    validate(spec, to_canonical(jax.tree.map(stand_in, plain)), where="params")
+
+
+def stand_in(array: jax.Array | jax.ShapeDtypeStruct) -> NDArray[Any]:
+    """One zero seen as an array of the same shape, for the core's checks of NumPy arrays."""
+    # The half precisions of an accelerator are as good as float32 here.
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return np.broadcast_to(np.zeros((), np.float32 if floating else array.dtype), array.shape)
+
+
 # --- initial values -------------------------------------------------------------------------
 
 
-def init(spec: ModelSpec, seed: int | jax.Array) -> dict[str, Any]:
+def init(spec: ModelSpec, seed: int | np.integer[Any] | jax.Array) -> dict[str, Any]:
     """Initial values of the paper, in float32.
 
     Args:
@@ -86,8 +106,8 @@ def init(spec: ModelSpec, seed: int | jax.Array) -> dict[str, Any]:
         >>> params["blocks"]["0"]["token_mixing"]["dense_0"]["kernel"].shape
         (256, 49)
     """
-    if isinstance(seed, int):
-        return from_canonical(initial(spec, seed=seed))
+    if isinstance(seed, int | np.integer):
+        return from_canonical(initial(spec, seed=int(seed)))
     parameters = spec.parameters()
     keys = jax.random.split(seed, len(parameters))
     drawn = {
@@ -112,14 +132,8 @@ def _draw(parameter: Parameter, key: jax.Array) -> jax.Array:
 # --- stacking -------------------------------------------------------------------------------
 
 
-def stage_blocks(spec: ModelSpec) -> Iterator[tuple[str, range]]:
-    """The name of each stage and the indices of its blocks.
-
-    Example:
-        >>> from mixer_spec import variant
-        >>> list(stage_blocks(variant("mixer_s32").spec()))
-        [('0', range(0, 8))]
-    """
+def _stage_blocks(spec: ModelSpec) -> Iterator[tuple[str, range]]:
+    """The name of each stage and the indices of its blocks."""
     first = 0
     for number, stage in enumerate(spec.stages):
         yield str(number), range(first, first + stage.depth)
@@ -132,13 +146,15 @@ def stack(spec: ModelSpec, params: Params) -> dict[str, Any]:
     Do it once, outside of ``jit``: it copies the blocks. NumPy arrays stay NumPy arrays.
 
     Raises:
-        WeightsError: if a weight has different dtypes in the blocks of a stage.
+        WeightsError: if the parameters do not fit the spec, or a weight has different dtypes in
+            the blocks of a stage.
     """
+    check_params(spec, params)
     stacked = {name: value for name, value in params.items() if name != "blocks"}
     blocks = params.get("blocks", {})
     stacked["stages"] = {
         name: jax.tree.map(_stack_leaves, *(blocks.get(str(index), {}) for index in indices))
-        for name, indices in stage_blocks(spec)
+        for name, indices in _stage_blocks(spec)
         if indices
     }
     return stacked
@@ -160,8 +176,8 @@ def unstack(spec: ModelSpec, params: Params) -> dict[str, Any]:
         return dict(params)
     plain = {name: value for name, value in params.items() if name != "stages"}
     blocks = {
-        str(index): jax.tree.map(lambda leaf, at=at: leaf[at], params["stages"][name])
-        for name, indices in stage_blocks(spec)
+        str(index): jax.tree.map(lambda leaf, at=at: leaf[at], params["stages"].get(name, {}))
+        for name, indices in _stage_blocks(spec)
         for at, index in enumerate(indices)
     }
     return {**plain, "blocks": blocks} if blocks else plain

@@ -84,6 +84,8 @@ class SpecModel(nn.Module):
     def forward_taps(self, images: Tensor, taps: Sequence[str] = ()) -> dict[str, Tensor]:
         """``"logits"`` and the intermediates called ``taps``, each as it leaves its module.
 
+        Hooks of the modules inside a block run; those of the model and of whole blocks do not.
+
         Raises:
             InputError: if a tap is not one of the spec's, or the images have another shape.
         """
@@ -129,7 +131,7 @@ def build(
         spec: the architecture.
         weights: canonical name to array.
         device: where the parameters are put; the default device if ``None``.
-        dtype: of the parameters; that of the arrays if ``None``, float32 if there are none.
+        dtype: of the parameters; that of the arrays if ``None``, PyTorch's default if there are none.
 
     Raises:
         WeightsError: if the weights do not fit the spec.

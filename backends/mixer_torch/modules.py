@@ -88,8 +88,8 @@ class PatchEmbed(Nested):
         if images.shape[1:] != self.image:
             raise InputError("images", _wrong_shape(tuple(images.shape), self.image))
         # [batch, rgb, row, patch_row, column, patch_column] -> the patch and its rgb last
-        (ph, pw), (rgb, height, width) = self.patch, self.image
-        patches = images.reshape(-1, rgb, height // ph, ph, width // pw, pw)
+        (ph, pw), (batch, rgb, height, width) = self.patch, images.shape
+        patches = images.reshape(batch, rgb, height // ph, ph, width // pw, pw)
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
         tokens = F.linear(patches, self.kernel.flatten(0, 2).mT, self.bias)
         return self.nested(tokens)

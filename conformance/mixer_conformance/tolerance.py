@@ -75,9 +75,10 @@ class Judgement:
 
 
 def _fraction(part: float, whole: float) -> float:
+    """``part / whole``; infinite where the whole is nothing or is itself infinite."""
     if part == 0.0:
         return 0.0
-    return part / whole if whole else math.inf
+    return part / whole if 0.0 < whole < math.inf else math.inf
 
 
 def worst(deviations: Iterable[Deviation]) -> Deviation:
@@ -93,7 +94,7 @@ def yardstick_runs(spec: ModelSpec) -> int:
     A single run can be lucky by a factor of 2.8 in a small model; in a large one the average over
     many values leaves little to luck, and each run costs as much as a backend's.
     """
-    return max(1, min(8, 100_000_000_000 // max(1, spec.multiply_adds)))
+    return max(1, min(8, 50_000_000_000 // max(1, spec.multiply_adds)))
 
 
 def default_batch(spec: ModelSpec) -> int:

@@ -7,6 +7,7 @@ import platform
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,23 +83,21 @@ def verify(
         weights = conformance_weights(spec, seed)
     validate(spec, weights)
 
-    attempts = []
+    runs = []
     for backend in found:
         progress(f"running {backend.info().name}")
-        attempts.append(_Attempt(backend, spec, weights, images))
+        runs.append(_run(backend, spec, weights, images))
         gc.collect()  # a framework's model holds its weights in cycles
 
     yardsticks = [Shuffled(number) for number in range(yardstick_runs(spec))]
-    ran = [attempt for attempt in attempts if attempt.crash is None]
     judged = judge(
         spec,
         weights,
         images,
-        [attempt.taps for attempt in ran],
+        [run.taps for run in runs],
         yardsticks,
         lambda tap: progress(f"judging {tap}"),
     )
-    verdicts = dict(zip(map(id, ran), judged, strict=True))
     return Report(
         name=name or spec.fingerprint[:12],
         fingerprint=spec.fingerprint,
@@ -108,16 +107,16 @@ def verify(
         versions=_versions(),
         backends=tuple(
             BackendReport(
-                name=attempt.info.name,
-                versions=attempt.info.versions,
-                device=attempt.info.device,
-                sees_taps=attempt.info.taps,
-                crash=attempt.crash,
-                problems=attempt.problems,
-                taps=tuple(verdicts.get(id(attempt), ())),
-                seconds=attempt.seconds,
+                name=run.info.name,
+                versions=run.info.versions,
+                device=run.info.device,
+                sees_taps=run.info.taps,
+                crash=run.crash,
+                problems=run.problems,
+                taps=() if run.crash else tuple(taps),
+                seconds=run.seconds,
             )
-            for attempt in attempts
+            for run, taps in zip(runs, judged, strict=True)
         ),
         seconds=time.perf_counter() - started,
     )
@@ -132,53 +131,57 @@ def _versions() -> dict[str, str]:
     }
 
 
-class _Attempt:
-    """One backend loaded and run: its taps that can be judged, and the rules that it broke."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """One backend loaded and run once: the taps that can be judged, and the rules it broke."""
 
-    def __init__(self, backend: Backend, spec: ModelSpec, weights: Weights, images: Array) -> None:
-        started = time.perf_counter()
-        self.info: BackendInfo = backend.info()
-        self.crash: str | None = None
-        self.problems: dict[str, str] = {}
-        self.taps: Taps = {}
-        names = spec.taps if self.info.taps else ("logits",)
-        try:
-            model = backend.load(spec, weights, profile=_PROFILE)
-            # A copy: a backend that writes into its input must not change the oracle's.
-            found = model.forward(images.copy(), names)
-            self.problems |= _changed_weights(model, weights)
-        except MissingExtraError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a backend raises is its verdict
-            self.crash = traceback.format_exception_only(error)[-1].strip()
-        else:
-            self.taps = self._usable(found, spec, names, len(images))
-        self.seconds = time.perf_counter() - started
+    info: BackendInfo
+    crash: str | None
+    problems: dict[str, str]
+    taps: Taps
+    seconds: float
 
-    def _usable(
-        self, found: Mapping[str, Any], spec: ModelSpec, names: Sequence[str], batch: int
-    ) -> Taps:
-        """The taps of the right shape and dtype; the others are problems."""
-        usable = {}
-        for step in spec.steps:
-            if step.tap not in names:
-                continue
-            expected = (batch, *step.outgoing.shape)
-            table = found.get(step.tap)
-            if table is None:
-                self.problems[step.tap] = "was not returned"
-            elif not isinstance(table, np.ndarray) or table.dtype != np.float32:
-                kind = getattr(table, "dtype", type(table).__name__)
-                self.problems[step.tap] = (
-                    f"wrong dtype; expected a NumPy array of float32, got {kind}"
-                )
-            elif table.shape != expected:
-                self.problems[step.tap] = (
-                    f"wrong shape; expected {list(expected)}, got {list(table.shape)}"
-                )
-            else:
-                usable[step.tap] = table
-        return usable
+
+def _run(backend: Backend, spec: ModelSpec, weights: Weights, images: Array) -> _Run:
+    started = time.perf_counter()
+    info = backend.info()
+    names = spec.taps if info.taps else ("logits",)
+    crash = None
+    problems: dict[str, str] = {}
+    taps: Taps = {}
+    try:
+        model = backend.load(spec, weights, profile=_PROFILE)
+        # A copy: a backend that writes into its input must not change the oracle's.
+        found = model.forward(images.copy(), names)
+        problems = _unusable_taps(found, spec, names, len(images))
+        taps = {name: found[name] for name in names if name not in problems}
+        problems |= _changed_weights(model, weights)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a backend raises is its verdict
+        crash = traceback.format_exception_only(error)[-1].strip()
+    seconds = time.perf_counter() - started
+    return _Run(info=info, crash=crash, problems=problems, taps=taps, seconds=seconds)
+
+
+def _unusable_taps(
+    found: Mapping[str, Any], spec: ModelSpec, names: Sequence[str], batch: int
+) -> dict[str, str]:
+    """The taps that are missing or of another shape or dtype, and the rule that each breaks."""
+    problems = {}
+    for step in spec.steps:
+        if step.tap not in names:
+            continue
+        table = found.get(step.tap)
+        expected = (batch, *step.outgoing.shape)
+        if table is None:
+            problems[step.tap] = "was not returned"
+        elif not isinstance(table, np.ndarray) or table.dtype != np.float32:
+            kind = getattr(table, "dtype", type(table).__name__)
+            problems[step.tap] = f"wrong dtype; expected a NumPy array of float32, got {kind}"
+        elif table.shape != expected:
+            problems[step.tap] = f"wrong shape; expected {list(expected)}, got {list(table.shape)}"
+    return problems
 
 
 def _changed_weights(model: Model, weights: Weights) -> dict[str, str]:
@@ -196,4 +199,5 @@ def _changed_weights(model: Model, weights: Weights) -> dict[str, str]:
 def _same_bits(one: Array, other: Array) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    return np.array_equal(one.view(np.uint32), other.view(np.uint32))
+    one, other = (np.ascontiguousarray(array).reshape(-1) for array in (one, other))
+    return np.array_equal(one.view(np.uint8), other.view(np.uint8))
