@@ -5,8 +5,9 @@ BIN := .venv/bin
 LOCKED := .venv/.locked
 INSTALLED := .venv/.installed
 
-# One thread for each of the two test processes: two cores are enough for everything here.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Two processes of one thread each for the many small tests; a large model has the machine alone.
+PYTEST := $(BIN)/python -m pytest
+PYTEST_FAST := OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -19,10 +20,11 @@ demo: $(INSTALLED) ## Train a Mixer in JAX on real digits, run it in PyTorch and
 	$(BIN)/python examples/digits.py
 
 test: lint ## Lint, types and every test, large models included
-	$(PYTEST)
+	$(PYTEST_FAST)
+	$(PYTEST) -m slow
 
 test-fast: $(INSTALLED) ## The tests without the large models
-	$(PYTEST) -m "not slow"
+	$(PYTEST_FAST)
 
 lint: $(INSTALLED) ## Ruff and mypy
 	$(BIN)/ruff check

@@ -152,6 +152,12 @@ def test_safetensors_alone_still_needs_the_care_that_save_takes(path: Path) -> N
     assert (bits(raw) == bits(kernel)) == fixed
 
 
+def test_others_may_read_the_file_as_the_user_s_umask_says(path: Path) -> None:
+    save(path, SPEC, normal_weights())
+    path.with_suffix(".txt").touch()
+    assert path.stat().st_mode == path.with_suffix(".txt").stat().st_mode
+
+
 # --- mapped, not read -----------------------------------------------------------------------
 
 

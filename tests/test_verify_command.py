@@ -263,3 +263,15 @@ def test_the_command_module_imports_no_framework() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "[]\n"
+
+
+def test_a_mistake_marks_its_own_row_and_no_later_one(spec_file: str) -> None:
+    output = run(spec_file, "--backends", "wrong").output
+    margins = {
+        row.split()[0]: float(row.split()[-1])
+        for row in output.splitlines()
+        if row.startswith(("stem", "norm", "logits"))
+    }
+    assert margins["norm"] > 1
+    assert margins["stem"] < 1
+    assert margins["logits"] < 1

@@ -40,8 +40,8 @@ def print_report(out: Console, report: Report, *, every_tap: bool) -> None:
 def print_legend(out: Console) -> None:
     """Print how to read the table."""
     out.print(
-        "bits: 24 is float32's own noise, TF32 shows about 11 and bfloat16 about 8; then the error "
-        "as a fraction of its tolerance, where 1 just passes, and the worst block.\n"
+        "Each cell is of its stage alone: effective bits (24 is float32's own noise, TF32 shows 11 "
+        "to 15, bfloat16 8 to 12), the error as a fraction of its tolerance, and the worst block.\n"
         f"The tolerance is {K_RMS:g} x (root mean square) and {K_MAX:g} x (largest error) "
         "the noise of float32 NumPy runs or the rounding floor, whichever is larger.",
         soft_wrap=True,
@@ -74,27 +74,24 @@ def _rows(taps: tuple[TapJudgement, ...], *, every_tap: bool) -> dict[str, list[
 
 
 def _cell(backend: BackendReport, names: list[str]) -> str:
-    """Bits and margin of the worst of the named taps: ``24.6  0.16 @7``."""
-    judged = [
-        (judgement.margin, tap.tap, _shown(tap))
-        for tap in backend.taps
-        if tap.tap in names
-        for judgement in tap.judgements
-    ]
+    """Bits and margin of the worst of the named taps: ``24.6  0.16 @7``.
+
+    Of the step alone where it was seen, so that a mistake marks its own row and no later one.
+    """
     if any(name in backend.problems for name in names):
         return "[red]broken[/]"
+    judged = [
+        (tap.tap, tap.judgements[0]) for tap in backend.taps if tap.tap in names and tap.judgements
+    ]
     if not judged:
         return "[dim]not seen[/]"
-    margin, tap, shown = max(judged, key=lambda found: found[0])
-    bits = "exact" if shown.bits == math.inf else f"{max(shown.bits, -99.0):.1f}"
+    tap, judgement = max(judged, key=lambda pair: pair[1].margin)
     block = f" @{tap.split('.')[1]}" if len(names) > 1 else ""
-    text = f"{bits:>5}  {margin:.2g}{block}"
-    return text if margin <= 1 else f"[red]{text}[/]"
-
-
-def _shown(tap: TapJudgement) -> Judgement:
-    """The judgement whose bits are shown: of the step alone where it was seen."""
-    return tap.judgements[0]
+    if not judgement.deviation.finite:
+        return f"[red]not finite{block}[/]"
+    bits = "exact" if judgement.bits == math.inf else f"{judgement.bits:.1f}"
+    text = f"{bits:>5}  {_margin(judgement)}{block}"
+    return text if judgement.passed else f"[red]{text}[/]"
 
 
 def _verdict(backend: BackendReport) -> Iterator[str]:
@@ -124,7 +121,11 @@ def _worst(backend: BackendReport) -> str:
     if worst is None:
         return "nothing to judge"
     tap, judgement = worst
-    return f"worst {judgement.margin:.2g} of the tolerance, at {tap}"
+    return f"worst {_margin(judgement)} of the tolerance, at {tap}"
+
+
+def _margin(judgement: Judgement) -> str:
+    return f"{judgement.margin:.2f}" if judgement.margin < 10 else f"{judgement.margin:.3g}"
 
 
 def _explain(tap: TapJudgement) -> str:
@@ -138,5 +139,5 @@ def _explain(tap: TapJudgement) -> str:
         f"{tap.tap}, {kind}: error {found.rms:.1e} rms, {found.max:.1e} max at index "
         f"{list(found.worst)} (the sample first); tolerance {allowed.rms:.1e} rms = {K_RMS:g} x "
         f"max(yardstick {allowed.yardstick.rms:.1e}, floor {allowed.floor:.1e}), "
-        f"{allowed.max:.1e} max; {judgement.margin:.3g} x over"
+        f"{allowed.max:.1e} max; {_margin(judgement)} x over"
     )

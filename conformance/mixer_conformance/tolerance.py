@@ -66,9 +66,10 @@ class Judgement:
 
     @property
     def bits(self) -> float:
-        """Effective bits: 24 for float32's own noise, about 11 for TF32 and 8 for bfloat16.
+        """Effective bits: 24 for float32's own noise, 11 to 15 for TF32, 8 to 12 for bfloat16.
 
         Infinite where the result is exact. The floor does not enter: bits say what was measured.
+        Longer sums are noisier in float32, so that a weaker product loses fewer bits to them.
         """
         fraction = _fraction(self.deviation.rms, self.tolerance.yardstick.rms)
         return 24.0 - math.log2(fraction) if fraction else math.inf

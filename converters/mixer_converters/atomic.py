@@ -48,7 +48,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path).resolve()
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch(exist_ok=False)
+        rights = temporary.stat().st_mode  # as the user's umask gives them
         yield temporary
+        temporary.chmod(rights)  # safetensors puts a private file in its place
         _sync(temporary)
         os.replace(temporary, target)
         _sync(target.parent)

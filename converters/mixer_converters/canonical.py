@@ -37,21 +37,6 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 """What safetensors calls the dtypes that weights may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Where a tensor lies in a safetensors file.
-
-    Args:
-        dtype: of its values, little-endian.
-        shape: the length of each axis.
-        offset: of its first byte, from the beginning of the file.
-    """
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    offset: int
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CanonicalFile(Metadata):
     """What :func:`load` found: weights, and the metadata beside them.
@@ -60,10 +45,12 @@ class CanonicalFile(Metadata):
         path: of the file.
         weights: canonical name to array, mapped from the file: nothing is read before it is used,
             and what is written to an array stays in this process.
+        offsets: of the first byte of each weight from the beginning of the file.
     """
 
     path: Path
     weights: Weights
+    offsets: Mapping[str, int]
 
     def check_digest(self) -> None:
         """Read every byte and compare with the digest that the weights were saved with.
@@ -148,48 +135,9 @@ def load(path: str | os.PathLike[str]) -> CanonicalFile:
         WeightsError: if its tensors do not fit its spec.
     """
     path = Path(path)
-    metadata = Metadata.from_strings(read_metadata(path), str(path))
-    spans = tensor_spans(path)
-    with path.open("rb") as file:
-        # A private map: arrays are writeable, as torch wants them, and the file never changes.
-        # The arrays keep the map alive; the map needs no open file.
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    weights = {name: _view(memory, span) for name, span in spans.items()}
-    validate(metadata.spec, weights, where=str(path))
-    return CanonicalFile(**metadata.fields(), path=path, weights=weights)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, after its header was found to fit its size.
-
-    Raises:
-        FileError: if it is no safetensors file or is cut off.
-    """
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
-    except FileNotFoundError:
-        raise FileError(str(path), "there is no such file; expected a safetensors file") from None
-    except OSError as error:
-        raise FileError(str(path), f"could not be read; got: {error}") from error
-    except safetensors.SafetensorError as error:
-        raise FileError(
-            str(path),
-            f"is not a whole safetensors file; expected header and tensors to fit its "
-            f"{path.stat().st_size} bytes, got: {error}; get the file again",
-        ) from None
-
-
-def tensor_spans(path: Path) -> dict[str, Span]:
-    """Where each tensor lies in a safetensors file that :func:`read_metadata` accepted.
-
-    Raises:
-        WeightsError: if a tensor has a dtype that weights cannot have.
-    """
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
+    memory, begin = _map(path)
+    header = json.loads(memory[8:begin])
+    metadata = Metadata.from_strings(header.pop("__metadata__", {}), str(path))
     odd = {name: entry["dtype"] for name, entry in header.items() if entry["dtype"] not in _DTYPES}
     if odd:
         expected = ", ".join(_DTYPES)
@@ -197,17 +145,43 @@ def tensor_spans(path: Path) -> dict[str, Span]:
             str(path),
             [f"+ {name} {dtype} (expected one of {expected})" for name, dtype in odd.items()],
         )
-    return {
-        name: Span(
-            _DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-        )
+    offsets = {name: begin + entry["data_offsets"][0] for name, entry in header.items()}
+    weights = {
+        name: _view(memory, offsets[name], _DTYPES[entry["dtype"]], tuple(entry["shape"]))
         for name, entry in header.items()
     }
+    validate(metadata.spec, weights, where=str(path))
+    return CanonicalFile(**metadata.fields(), path=path, weights=weights, offsets=offsets)
 
 
-def _view(memory: mmap.mmap, span: Span) -> NDArray[Any]:
-    """The tensor in place; a copy only where a foreign writer left it unaligned."""
-    array: NDArray[Any] = np.ndarray(span.shape, span.dtype, memory, span.offset)
+def _map(path: Path) -> tuple[mmap.mmap, int]:
+    """The file in memory, and where its header ends, once safetensors found header and size sound.
+
+    The map is private: arrays on it are writeable, as torch wants them, and the file never
+    changes. Arrays keep the map alive; the map needs no open file, and no name.
+    """
+    where = str(path)
+    try:
+        with safetensors.safe_open(path, framework="numpy"), path.open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except FileNotFoundError:
+        raise FileError(where, "there is no such file; expected a safetensors file") from None
+    except OSError as error:
+        raise FileError(where, f"could not be read; got: {error}") from error
+    except safetensors.SafetensorError as error:
+        raise FileError(
+            where,
+            "is not a whole safetensors file; expected header and tensors to fit its "
+            f"{path.stat().st_size} bytes, got: {error}; get the file again",
+        ) from None
+    return memory, 8 + int.from_bytes(memory[:8], "little")
+
+
+def _view(
+    memory: mmap.mmap, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """A tensor in place; a copy only where a foreign writer left it unaligned."""
+    array: NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
     return array if array.flags.aligned else array.copy()
 
 

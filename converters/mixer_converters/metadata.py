@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from mixer_spec.errors import FileError, SpecError
@@ -49,7 +48,7 @@ class Metadata:
             raise SpecError("metadata", problems)
         if self.labels is not None:
             object.__setattr__(self, "labels", tuple(self.labels))
-        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        object.__setattr__(self, "provenance", dict(self.provenance))
 
     def _broken_rules(self) -> Iterator[str]:
         if self.variant is not None and not isinstance(self.variant, str):
@@ -116,12 +115,15 @@ class Metadata:
                 "its spec is not the one it was written with; expected fingerprint "
                 f"{found['fingerprint']}, got {spec.fingerprint}; write it again",
             )
+        preprocessing = _json(found, "preprocessing", where)
+        if preprocessing is not None:
+            preprocessing = Preprocessing.from_data(preprocessing, f"{where}: preprocessing")
         try:
             return Metadata(
                 spec=spec,
                 weights_digest=found["weights_digest"],
                 variant=found.get("variant"),
-                preprocessing=_preprocessing(found, where),
+                preprocessing=preprocessing,
                 labels=_json(found, "labels", where),
                 provenance=_json(found, "provenance", where) or {},
             )
@@ -148,11 +150,6 @@ def _check_version(strings: Mapping[str, str], where: str) -> None:
     missing = [key for key in required if PREFIX + key not in strings]
     if missing:
         raise FileError(where, [f"metadata '{PREFIX}{key}' is missing" for key in missing])
-
-
-def _preprocessing(found: Mapping[str, str], where: str) -> Preprocessing | None:
-    data = _json(found, "preprocessing", where)
-    return None if data is None else Preprocessing.from_data(data, "preprocessing")
 
 
 def _all_strings(values: Sequence[Any]) -> bool:

@@ -113,5 +113,4 @@ def _move_outside(model: ir.Model, metadata: Metadata, narrow: Weights, outside:
     own = metadata.fields() | {"weights": narrow}
     del own["weights_digest"]
     canonical.save(outside, **own)
-    spans = canonical.tensor_spans(outside)
-    point_outside(model, outside.name, {name: span.offset for name, span in spans.items()})
+    point_outside(model, outside.name, canonical.load(outside).offsets)

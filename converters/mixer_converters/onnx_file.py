@@ -130,6 +130,7 @@ def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Pa
         )
     outside = _data_path(proto, path)
     if outside is None:
+        moved = []
         found = digest(
             {name: _inline(tensors[name], parameters[name].shape, path) for name in parameters}
         )
@@ -137,21 +138,19 @@ def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Pa
         file = canonical.load(outside)
         file.check_digest()
         found = file.weights_digest
+        moved = [n for n, offset in file.offsets.items() if _offset(tensors.get(n)) != offset]
     if found != metadata.weights_digest:
         raise FileError(
             str(outside or path),
             f"does not hold the weights that {path.name} was exported with; expected digest "
             f"{metadata.weights_digest}, got {found}; export it again",
         )
-    if outside is not None:
-        spans = canonical.tensor_spans(outside)
-        moved = [name for name in parameters if _offset(tensors[name]) != spans[name].offset]
-        if moved:
-            raise FileError(
-                str(path),
-                f"{outside.name} was written again since: {len(moved)} weights lie elsewhere, "
-                f"{moved[:3]} among them; export it again",
-            )
+    if moved:
+        raise FileError(
+            str(path),
+            f"its data file was written again since: {len(moved)} weights lie elsewhere, "
+            f"{moved[:3]} among them; export it again",
+        )
     return outside
 
 
@@ -168,5 +167,7 @@ def _inline(tensor: onnx.TensorProto, shape: tuple[int, ...], path: Path) -> NDA
     return np.frombuffer(raw, "<f4").reshape(shape)
 
 
-def _offset(tensor: onnx.TensorProto) -> int:
-    return next((int(entry.value) for entry in tensor.external_data if entry.key == "offset"), -1)
+def _offset(tensor: onnx.TensorProto | None) -> int | None:
+    """Where the tensor lies in its data file."""
+    entries = {} if tensor is None else {e.key: e.value for e in tensor.external_data}
+    return int(entries["offset"]) if "offset" in entries else None

@@ -51,28 +51,16 @@ class Place:
     drawing: Drawing
     draw: Callable[[Node, Drawing, ir.Value], ir.Value]
 
-    def op(
-        self, op_type: str, *inputs: ir.Value, part: str = "", outputs: int = 1, **attributes: Any
-    ) -> ir.Value:
-        """Add a node; its first output.
+    def op(self, op_type: str, *inputs: ir.Value, part: str = "", **attributes: Any) -> ir.Value:
+        """Add an operator with one output.
 
         Args:
-            op_type: of ONNX's own operators.
+            op_type: out of ONNX's own.
             inputs: values and initializers.
             part: the name of the layer's part, where it has several (``query``).
-            outputs: how many there are; the others follow as ``value.producer().outputs``.
             attributes: of the operator.
         """
-        name = "/".join(word for word in (self._scope, part, op_type) if word)
-        count = self.drawing.names[name]
-        self.drawing.names[name] += 1
-        if count:
-            name = f"{name}_{count}"
-        node = ir.node(op_type, inputs, attributes, num_outputs=outputs, name=name)
-        for index, value in enumerate(node.outputs):
-            value.name = f"{name}_output_{index}"
-        self.drawing.nodes.append(node)
-        return node.outputs[0]
+        return self._node(op_type, inputs, attributes, part, outputs=1)[0]
 
     def parameter(self, name: str, shape: Sequence[int] | None = None) -> ir.Value:
         """The weight ``name`` of this layer under its canonical name.
@@ -102,10 +90,9 @@ class Place:
 
     def halves(self, x: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
         """The first and the second half of an axis."""
-        first = self.op("Split", x, axis=axis, num_outputs=2, outputs=2)
-        producer = first.producer()
-        assert producer is not None
-        return first, producer.outputs[1]
+        attributes = {"axis": axis, "num_outputs": 2}
+        first, second = self._node("Split", (x,), attributes, outputs=2)
+        return first, second
 
     def nested(self, x: ir.Value) -> ir.Value:
         """The layers inside this one, one after the other."""
@@ -116,6 +103,26 @@ class Place:
     @property
     def _scope(self) -> str:
         return "/" + self.node.path.replace(".", "/")
+
+    def _node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: dict[str, Any],
+        part: str = "",
+        *,
+        outputs: int,
+    ) -> Sequence[ir.Value]:
+        name = "/".join(word for word in (self._scope, part, op_type) if word)
+        count = self.drawing.names[name]
+        self.drawing.names[name] += 1
+        if count:
+            name = f"{name}_{count}"
+        node = ir.node(op_type, inputs, attributes, num_outputs=outputs, name=name)
+        for index, value in enumerate(node.outputs):
+            value.name = f"{name}_output_{index}"
+        self.drawing.nodes.append(node)
+        return node.outputs
 
     def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
         value = ir.val(name, const_value=ir.Tensor(array, name=name))
