@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mixer_spec import layers
 from mixer_spec.errors import InputError
 from mixer_spec.graph import Node
-from mixer_spec.shapes import Image
+from mixer_spec.shapes import Image, Table
 
 
 def module_of(node: Node) -> nn.Module:
@@ -86,7 +86,7 @@ class PatchEmbed(Nested):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[1:] != self.image:
-            raise InputError("images", _wrong_shape(tuple(images.shape), self.image))
+            raise InputError("images", _wrong_shape(images, ("rgb", "height", "width"), self.image))
         # [batch, rgb, row, patch_row, column, patch_column] -> the patch and its rgb last
         (ph, pw), (batch, rgb, height, width) = self.patch, images.shape
         patches = images.reshape(batch, rgb, height // ph, ph, width // pw, pw)
@@ -95,14 +95,43 @@ class PatchEmbed(Nested):
         return self.nested(tokens)
 
 
-def _wrong_shape(got: tuple[int, ...], image: tuple[int, ...]) -> str:
-    rgb, height, width = image
-    channels_last = got[1:] == (height, width, rgb)
-    hint = "; these are channels last: use images.permute(0, 3, 1, 2)" if channels_last else ""
-    return (
-        f"wrong shape; expected [batch, {rgb}, {height}, {width}] (batch, rgb, height, width), "
-        f"got {list(got)}{hint}"
-    )
+class TokenEmbed(Nested):
+    """``[batch, token] -> [batch, token, channel]``: each word's vector."""
+
+    embedding: Tensor
+
+    def __init__(self, layer: layers.TokenEmbed, node: Node) -> None:
+        super().__init__(layer, node)
+        self.sequence = node.incoming.shape
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if ids.shape[1:] != self.sequence:
+            raise InputError("ids", _wrong_shape(ids, ("token",), self.sequence))
+        return self.nested(F.embedding(ids, self.embedding))
+
+
+class LinearEmbed(Nested):
+    """``[batch, token, channel] -> [batch, token, channel_out]``: ``X W + b``."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: layers.LinearEmbed, node: Node) -> None:
+        super().__init__(layer, node)
+        self.sequence = node.incoming.shape
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        if vectors.shape[1:] != self.sequence:
+            raise InputError("vectors", _wrong_shape(vectors, ("token", "channel"), self.sequence))
+        return self.nested(F.linear(vectors, self.kernel.mT, self.bias))
+
+
+def _wrong_shape(got: Tensor, axes: tuple[str, ...], expected: tuple[int, ...]) -> str:
+    sizes, names = ", ".join(map(str, expected)), ", ".join(axes)
+    hint = ""
+    if axes[0] == "rgb" and tuple(got.shape[1:]) == (*expected[1:], expected[0]):
+        hint = "; these are channels last: use images.permute(0, 3, 1, 2)"
+    return f"wrong shape; expected [batch, {sizes}] (batch, {names}), got {list(got.shape)}{hint}"
 
 
 class ClassToken(Placed):
@@ -138,6 +167,23 @@ class LayerNorm(Placed):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.scale.shape, self.scale, self.bias, self.epsilon)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, epsilon={self.epsilon}"
+
+
+class TokenNorm(Placed):
+    """Over the tokens, with scale and bias along them."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: layers.TokenNorm, node: Node) -> None:
+        super().__init__(layer, node)
+        self.epsilon = layer.epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.mT, self.scale.shape, self.scale, self.bias, self.epsilon).mT
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, epsilon={self.epsilon}"
@@ -198,6 +244,63 @@ class ChannelDense(Placed):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.kernel.mT, self.bias)
+
+
+class UntiedTokenDense(Placed):
+    """``W_c x_c + b_c`` for every channel c."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        # [batch, token, channel] -> [channel, token, batch], and back
+        columns = x.permute(2, 1, 0)
+        return torch.baddbmm(self.bias[..., None], self.kernel, columns).permute(2, 1, 0)
+
+
+class DepthwiseConv(Placed):
+    """Every channel's window by every channel's kernel, zeros around the grid."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: layers.DepthwiseConv, node: Node) -> None:
+        super().__init__(layer, node)
+        table = node.incoming
+        assert isinstance(table, Table)
+        assert table.grid is not None
+        self.grid = table.grid
+        self.padding = [side // 2 for side in layer.window]
+
+    def forward(self, x: Tensor) -> Tensor:
+        # [batch, token, channel] -> [batch, channel, row, column], and back
+        image = x.unflatten(1, self.grid).permute(0, 3, 1, 2)
+        kernel = self.kernel.permute(2, 0, 1)[:, None]
+        channels = image.shape[1]
+        found = F.conv2d(image, kernel, self.bias, padding=self.padding, groups=channels)
+        return found.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class GroupChannels(Placed):
+    """``y[g S + s, j] = x[s, j groups + g]``."""
+
+    def __init__(self, layer: layers.GroupChannels, node: Node) -> None:
+        super().__init__(layer, node)
+        self.groups = layer.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (-1, self.groups)).permute(0, 3, 1, 2).flatten(1, 2)
+
+
+class UngroupChannels(Placed):
+    """``y[s, j groups + g] = x[g S + s, j]``."""
+
+    def __init__(self, layer: layers.UngroupChannels, node: Node) -> None:
+        super().__init__(layer, node)
+        self.groups = layer.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.groups, -1)).permute(0, 2, 3, 1).flatten(2)
 
 
 class SpatialGate(Nested):
@@ -284,15 +387,22 @@ class Head(ChannelDense):
 
 MODULES: Mapping[type[layers.AnyLayer], Callable[[Any, Node], nn.Module]] = {
     layers.PatchEmbed: PatchEmbed,
+    layers.TokenEmbed: TokenEmbed,
+    layers.LinearEmbed: LinearEmbed,
     layers.ClassToken: ClassToken,
     layers.PositionEmbedding: PositionEmbedding,
     layers.LayerNorm: LayerNorm,
+    layers.TokenNorm: TokenNorm,
     layers.Affine: Affine,
     layers.LayerScale: LayerScale,
     layers.Gelu: Gelu,
     layers.Silu: Silu,
     layers.TokenDense: TokenDense,
+    layers.UntiedTokenDense: UntiedTokenDense,
     layers.ChannelDense: ChannelDense,
+    layers.DepthwiseConv: DepthwiseConv,
+    layers.GroupChannels: GroupChannels,
+    layers.UngroupChannels: UngroupChannels,
     layers.SpatialGate: SpatialGate,
     layers.GatedUnit: GatedUnit,
     layers.Attention: Attention,
