@@ -186,7 +186,7 @@ def test_export_as_json_is_one_document(run: Run, tiny: str) -> None:
         "data_path": None,
         "bytes": Path("tiny.onnx").stat().st_size,
         "opset": 20,
-        "ir_version": 10,
+        "ir_version": 9,
         "input": "pixel_values, NCHW",
         "outputs": ["logits"],
         "variant": None,

@@ -23,8 +23,8 @@ from .onnx_layers import DRAW
 OPSET = 20
 """The first opset in which LayerNorm and both forms of GELU are one operator each."""
 
-IR_VERSION = 10
-"""The format of the file; runtimes of before 2024 do not read a higher one."""
+IR_VERSION = 9
+"""The format of the file that came with that opset, in ONNX 1.15."""
 
 INPUT = "pixel_values"
 """The name of the graph's one input."""
