@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mixer_conformance import conformance_images, conformance_weights
+from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_conformance.weights import splitmix64
 from mixer_spec import InputError, ModelSpec, families, variant
 from mixer_spec.weights import digest, validate
@@ -122,11 +122,11 @@ def test_layer_scale_and_embeddings_follow_the_recipe() -> None:
 
 def test_images_follow_the_recipe_and_extend_each_other() -> None:
     spec = pico()
-    images = conformance_images(spec, 3, seed=5)
+    images = conformance_inputs(spec, 3, seed=5)
     assert images.shape == (3, 8, 12, 3)
     expected = [value(5, "images", i, 0.0, 2**23 - 1, 23) for i in range(images.size)]
     assert images.ravel().tolist() == expected
-    assert np.array_equal(conformance_images(spec, 2, seed=5), images[:2])
+    assert np.array_equal(conformance_inputs(spec, 2, seed=5), images[:2])
 
 
 STEM = [0.18359375, -0.099609375, -0.009765625, 0.1796875]
@@ -139,7 +139,7 @@ def test_test_vectors_for_other_languages() -> None:
     weights = conformance_weights(pico())
     assert weights["stem.kernel"].ravel()[:4].tolist() == STEM
     assert weights["norm.scale"][:4].tolist() == SCALE
-    assert conformance_images(pico(), 1).ravel()[:3].tolist() == PIXELS
+    assert conformance_inputs(pico(), 1).ravel()[:3].tolist() == PIXELS
     assert digest(weights) == DIGEST
 
 
@@ -157,7 +157,7 @@ def test_weights_fit_their_spec_and_are_exact_in_bfloat16(spec: ModelSpec) -> No
 
 
 def test_images_are_exact_in_float32_and_not_in_tf32() -> None:
-    images = conformance_images(pico(), 1)
+    images = conformance_inputs(pico(), 1)
     bits = images.view(np.uint32)
     assert ((bits & np.uint32(0x1FFF)) != 0).mean() > 0.9
     assert np.abs(images).max() < 1
@@ -216,4 +216,4 @@ def test_values_do_not_depend_on_the_other_tensors() -> None:
 
 def test_an_empty_batch_is_rejected() -> None:
     with pytest.raises(InputError, match="batch: must hold an image; expected at least 1, got 0"):
-        conformance_images(pico(), 0)
+        conformance_inputs(pico(), 0)

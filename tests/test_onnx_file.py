@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from mixer_conformance import conformance_images, conformance_weights
+from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_converters import canonical, onnx_export
 from mixer_converters.onnx_export import export_onnx
 from mixer_converters.onnx_file import read_onnx
@@ -28,7 +28,7 @@ SPEC = families.mixer(
 )
 WEIGHTS = conformance_weights(SPEC)
 OTHER_WEIGHTS = conformance_weights(SPEC, seed=1)
-IMAGES = conformance_images(SPEC, 2)
+IMAGES = conformance_inputs(SPEC, 2)
 
 DESCRIPTION: dict[str, Any] = {
     "variant": "mixer_s32",

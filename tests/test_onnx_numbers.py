@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from mixer_conformance import conformance_images, conformance_weights
+from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_converters.onnx_build import build_onnx
 from mixer_spec import ModelSpec, families, layers
 from mixer_spec.layers import Gelu, LayerNorm, Residual
@@ -77,7 +77,7 @@ def truth_and_tolerance(name: str) -> tuple[Arrays, dict[str, float]]:
     One image is too few for the noise of a single logit.
     """
     spec = SPECS[name]
-    weights, images = conformance_weights(spec), conformance_images(spec, 8)
+    weights, images = conformance_weights(spec), conformance_inputs(spec, 8)
     truth = forward(spec, weights, images, spec.taps)
     yardsticks = [Arithmetic(np.float32), Shuffled(0), Shuffled(1)]
     samples = [forward(spec, weights, images, spec.taps, arithmetic=a) for a in yardsticks]
@@ -115,7 +115,7 @@ def test_every_tap_of_every_family_is_within_float32_noise(
 ) -> None:
     spec = SPECS[name]
     truth, tolerance = truth_and_tolerance(name)
-    weights, images = conformance_weights(spec), conformance_images(spec, 8)[:batch]
+    weights, images = conformance_weights(spec), conformance_inputs(spec, 8)[:batch]
     found = run(RUNNERS[runner], spec, weights, images, layout, spec.taps)
     assert found.keys() == truth.keys()
     assert all(found[tap].dtype == np.float32 for tap in found)
@@ -129,7 +129,7 @@ def test_logits_alone_are_within_float32_noise(name: str, runner: str) -> None:
     """Without taps ONNX Runtime fuses more; the numbers must not suffer."""
     spec = SPECS[name]
     truth, tolerance = truth_and_tolerance(name)
-    weights, images = conformance_weights(spec), conformance_images(spec, 8)[:3]
+    weights, images = conformance_weights(spec), conformance_inputs(spec, 8)[:3]
     found = run(RUNNERS[runner], spec, weights, images, "NCHW", ())
     assert list(found) == ["logits"]
     assert failing_taps(found, truth, tolerance) == []
@@ -187,7 +187,7 @@ def test_a_wrong_graph_fails_from_the_stage_that_is_wrong(
 ) -> None:
     spec = SPECS["mixer"]
     truth, tolerance = truth_and_tolerance("mixer")
-    images = conformance_images(spec, 8)[:3]
+    images = conformance_inputs(spec, 8)[:3]
     weights = change_weights(conformance_weights(spec))
     wrong = with_layers(spec, change_layer)
     found = run(RUNNERS[runner], wrong, weights, images, "NCHW", spec.taps)

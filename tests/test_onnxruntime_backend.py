@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mixer_conformance import conformance_images, conformance_weights
+from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
 from mixer_spec import (
     Backend,
@@ -60,7 +60,7 @@ def truth_and_noise(spec: ModelSpec) -> tuple[Mapping[str, NDArray[Any]], dict[s
 
     One image is too few for the noise of a single logit.
     """
-    weights, images = conformance_weights(spec), conformance_images(spec, 8)
+    weights, images = conformance_weights(spec), conformance_inputs(spec, 8)
     truth = forward(spec, weights, images, spec.taps)
     yardsticks = [Arithmetic(np.float32), Shuffled(0), Shuffled(1)]
     samples = [forward(spec, weights, images, spec.taps, arithmetic=a) for a in yardsticks]
@@ -79,7 +79,7 @@ def assert_close(spec: ModelSpec, found: Mapping[str, NDArray[Any]], batch: int)
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("name", SPECS)
 def test_every_tap_of_every_family_is_within_float32_noise(name: str, batch: int) -> None:
-    spec, images = SPECS[name], conformance_images(SPECS[name], 8)[:batch]
+    spec, images = SPECS[name], conformance_inputs(SPECS[name], 8)[:batch]
     found = loaded(name).forward(images, spec.taps)
     assert set(found) == set(spec.taps)
     assert all(array.dtype == np.float32 for array in found.values())
@@ -90,7 +90,7 @@ def test_every_tap_of_every_family_is_within_float32_noise(name: str, batch: int
 def test_the_comparison_sees_another_function() -> None:
     """The negative control: ONNX Runtime runs erf where the spec says tanh."""
     erf = families.mixer(**_SIZES, token_hidden=7, channel_hidden=40, classes=10, gelu="none")
-    images = conformance_images(MIXER, 8)[:3]
+    images = conformance_inputs(MIXER, 8)[:3]
     other = OnnxRuntimeBackend().load(erf, conformance_weights(MIXER)).forward(images, MIXER.taps)
     with pytest.raises(AssertionError, match=r"blocks\.0\.token_mixing"):
         assert_close(MIXER, other, 3)
@@ -111,20 +111,20 @@ def test_it_is_found_by_its_name_and_keeps_the_protocol() -> None:
 
 
 def test_only_what_was_asked_for_is_returned() -> None:
-    images = conformance_images(MIXER, 1)
+    images = conformance_inputs(MIXER, 1)
     assert list(loaded("mixer").forward(images)) == ["logits"]
     assert set(loaded("mixer").forward(images, ["logits", "stem", "stem"])) == {"stem", "logits"}
 
 
 def test_a_tap_does_not_depend_on_the_others_asked_for() -> None:
-    images = conformance_images(MIXER, 3)
+    images = conformance_inputs(MIXER, 3)
     everything = loaded("mixer").forward(images, MIXER.taps)
     for tap in MIXER.taps[:-1]:
         assert np.array_equal(loaded("mixer").forward(images, [tap])[tap], everything[tap])
 
 
 def test_images_may_be_views_in_any_order_and_of_any_floating_dtype() -> None:
-    images = conformance_images(MIXER, 2)
+    images = conformance_inputs(MIXER, 2)
     expected = loaded("mixer").forward(images)["logits"]
     for same in (
         np.asfortranarray(images),
@@ -144,21 +144,21 @@ def test_weights_come_back_bit_for_bit(dtype: Any) -> None:
         assert exported[name].dtype == array.dtype
         assert exported[name].tobytes() == array.tobytes()
     # Conformance weights are exact in every one of these dtypes.
-    images = conformance_images(MIXER, 2)
+    images = conformance_inputs(MIXER, 2)
     expected = loaded("mixer").forward(images)["logits"]
     assert np.array_equal(model.forward(images)["logits"], expected)
 
 
 def test_weights_need_not_be_contiguous() -> None:
     weights = {name: np.asfortranarray(a) for name, a in conformance_weights(MIXER).items()}
-    images = conformance_images(MIXER, 2)
+    images = conformance_inputs(MIXER, 2)
     model = OnnxRuntimeBackend().load(MIXER, weights)
     expected = loaded("mixer").forward(images)["logits"]
     assert np.array_equal(model.forward(images)["logits"], expected)
 
 
 def test_two_models_in_one_process_keep_apart() -> None:
-    images = conformance_images(MIXER, 2)
+    images = conformance_inputs(MIXER, 2)
     first = OnnxRuntimeBackend().load(MIXER, conformance_weights(MIXER, seed=1))
     second = OnnxRuntimeBackend().load(MIXER, conformance_weights(MIXER, seed=2))
     before = first.forward(images)["logits"]
@@ -168,7 +168,7 @@ def test_two_models_in_one_process_keep_apart() -> None:
 
 def test_bad_input_is_refused_before_anything_runs() -> None:
     model = loaded("mixer")
-    images = conformance_images(MIXER, 1)
+    images = conformance_inputs(MIXER, 1)
     with pytest.raises(InputError, match="channels first"):
         model.forward(images.transpose(0, 3, 1, 2))
     with pytest.raises(InputError, match="wrong dtype"):

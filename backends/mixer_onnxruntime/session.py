@@ -9,7 +9,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from mixer_converters.onnx_build import INPUT
 from mixer_converters.onnx_graph import InputLayout
 
 Array = NDArray[Any]
@@ -20,7 +19,7 @@ class Session:
 
     Args:
         graph: the path of an ONNX file, or a serialised model.
-        input_layout: the axes of its ``pixel_values``.
+        input_layout: the axes of its images.
         outside: initializers that the graph only names; their memory is used in place.
     """
 
@@ -44,14 +43,17 @@ class Session:
             graph, options, providers=["CPUExecutionProvider"]
         )
 
-    def run(self, images: Array, outputs: Sequence[str]) -> dict[str, Array]:
+    def run(self, inputs: Array, outputs: Sequence[str]) -> dict[str, Array]:
         """The outputs asked for, by name.
 
         Args:
-            images: ``[batch, height, width, rgb]``.
+            inputs: ``[batch, height, width, rgb]``, ``[batch, token, channel]`` or ids
+                ``[batch, token]``.
             outputs: names of the graph's outputs.
         """
-        if self._input_layout == "NCHW":
-            images = images.transpose(0, 3, 1, 2)
-        pixels = np.ascontiguousarray(images, np.float32)
-        return dict(zip(outputs, self._session.run(outputs, {INPUT: pixels}), strict=True))
+        (entering,) = self._session.get_inputs()
+        if inputs.ndim == 4 and self._input_layout == "NCHW":
+            inputs = inputs.transpose(0, 3, 1, 2)
+        dtype = np.int64 if np.issubdtype(inputs.dtype, np.integer) else np.float32
+        fed = {entering.name: np.ascontiguousarray(inputs, dtype)}
+        return dict(zip(outputs, self._session.run(outputs, fed), strict=True))

@@ -274,7 +274,7 @@ class DepthwiseConv(Placed):
 
     def forward(self, x: Tensor) -> Tensor:
         # [batch, token, channel] -> [batch, channel, row, column], and back
-        image = x.unflatten(1, self.grid).permute(0, 3, 1, 2)
+        image = x.reshape(x.shape[0], *self.grid, -1).permute(0, 3, 1, 2)
         kernel = self.kernel.permute(2, 0, 1)[:, None]
         channels = image.shape[1]
         found = F.conv2d(image, kernel, self.bias, padding=self.padding, groups=channels)
@@ -289,7 +289,8 @@ class GroupChannels(Placed):
         self.groups = layer.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (-1, self.groups)).permute(0, 3, 1, 2).flatten(1, 2)
+        split = x.reshape(x.shape[0], x.shape[1], -1, self.groups)
+        return split.permute(0, 3, 1, 2).flatten(1, 2)
 
 
 class UngroupChannels(Placed):
@@ -300,7 +301,8 @@ class UngroupChannels(Placed):
         self.groups = layer.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.groups, -1)).permute(0, 2, 3, 1).flatten(2)
+        split = x.reshape(x.shape[0], self.groups, -1, x.shape[2])
+        return split.permute(0, 2, 3, 1).flatten(2)
 
 
 class SpatialGate(Nested):

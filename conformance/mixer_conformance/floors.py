@@ -13,7 +13,7 @@ of consecutive layers are independent and add as the root of the sum of their sq
 - a residual ``x + branch``: the branch's floor by the branch's share of the result, and 1;
 - a mean over n tokens: the sum's floor by the size of the tokens over the size of their mean,
   since cancellation makes the mean smaller than what was added;
-- taking a token or joining one: nothing, it copies.
+- taking a token, joining one, looking up a word, rearranging: nothing, it copies.
 
 Source:
     Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019; the
@@ -114,16 +114,23 @@ def _constant(units: float) -> Callable[[Node], float]:
 
 _FLOORS: Mapping[type[Any], Callable[[Node], float]] = {
     layers.PatchEmbed: _fan_in,
+    layers.TokenEmbed: _constant(0.0),
+    layers.LinearEmbed: _fan_in,
     layers.ClassToken: _constant(0.0),
     layers.PositionEmbedding: _constant(1.0),
     # Inside a branch, the statistics' one error per token is small beside the sums that follow.
     layers.LayerNorm: _constant(_ELEMENTWISE),
+    layers.TokenNorm: _constant(_ELEMENTWISE),
     layers.Affine: _constant(2.0),
     layers.LayerScale: _constant(1.0),
     layers.Gelu: _constant(_ELEMENTWISE),
     layers.Silu: _constant(_ELEMENTWISE),
     layers.TokenDense: _fan_in,
+    layers.UntiedTokenDense: _fan_in,
     layers.ChannelDense: _fan_in,
+    layers.DepthwiseConv: _fan_in,
+    layers.GroupChannels: _constant(0.0),
+    layers.UngroupChannels: _constant(0.0),
     layers.SpatialGate: _gate,
     layers.GatedUnit: _gate,
     layers.Attention: _attention,

@@ -85,7 +85,7 @@ def export(
         typer.Option(help="Intermediates to return beside the logits: names by commas, or all."),
     ] = None,
     layout: Annotated[
-        Literal["nchw", "nhwc"], typer.Option(help="Axes of the input pixel_values.")
+        Literal["nchw", "nhwc"], typer.Option(help="Axes of the images, pixel_values.")
     ] = "nchw",
     force: Force = False,
     json: Json = False,
@@ -100,7 +100,7 @@ def export(
     source = load(file)
 
     def write() -> dict[str, Any]:
-        from .onnx_build import IR_VERSION, OPSET
+        from .onnx_build import INPUTS, IR_VERSION, OPSET
         from .onnx_export import export_onnx
 
         written = export_onnx(
@@ -120,7 +120,8 @@ def export(
             "bytes": sum(path.stat().st_size for path in (target, written.data_path) if path),
             "opset": OPSET,
             "ir_version": IR_VERSION,
-            "input": f"pixel_values, {written.input_layout}",
+            "input": INPUTS[type(written.spec.input)],
+            "input_layout": written.input_layout,
             "outputs": list(written.outputs),
             "variant": written.variant,
             "fingerprint": written.spec.fingerprint,

@@ -15,6 +15,7 @@ import mixer_spec
 from mixer_spec.errors import InputError
 from mixer_spec.graph import Node
 from mixer_spec.model import ModelSpec
+from mixer_spec.shapes import Image, ModelInput, TokenIds, Vectors
 from mixer_spec.weights import Weights, validate
 
 from .onnx_graph import Drawing, InputLayout, Place
@@ -26,8 +27,12 @@ OPSET = 20
 IR_VERSION = 9
 """The format of the file that came with that opset, in ONNX 1.15."""
 
-INPUT = "pixel_values"
-"""The name of the graph's one input."""
+INPUTS: Mapping[type[ModelInput], str] = {
+    Image: "pixel_values",
+    TokenIds: "input_ids",
+    Vectors: "input_vectors",
+}
+"""The name of the graph's one input, by what it is."""
 
 
 def build_onnx(
@@ -39,15 +44,15 @@ def build_onnx(
 ) -> ir.Model:
     """The model as an ONNX graph whose initializers are views of ``weights``.
 
-    Input ``pixel_values`` and output ``logits`` ``[batch, class]`` are float32, and the batch is
-    free. Initializers have the canonical names; where the graph needs other axes (the patch
+    Input ``pixel_values`` (or ``input_vectors``, or ``input_ids`` in int64) and output ``logits``
+    ``[batch, class]`` are float32, and the batch is free. Initializers have the canonical names; where the graph needs other axes (the patch
     kernel as a matrix, the token bias as a column), the bytes are the same.
 
     Args:
         spec: the architecture.
         weights: canonical name to array; rounded to float32 where they are wider.
         taps: names out of ``spec.taps`` that become outputs beside the logits.
-        input_layout: the axes of ``pixel_values``.
+        input_layout: the axes of ``pixel_values``; nothing to a sequence.
 
     Raises:
         WeightsError: if the weights do not fit the spec.
@@ -65,10 +70,8 @@ def build_onnx(
     validate(spec, weights)
     narrow = {name: np.ascontiguousarray(array, np.float32) for name, array in weights.items()}
     drawing = Drawing(narrow, input_layout)
-    height, width, rgb = spec.input.shape
-    axes = (rgb, height, width) if input_layout == "NCHW" else (height, width, rgb)
-    pixels = ir.val(INPUT, ir.DataType.FLOAT, ("batch", *axes))
-    x = pixels
+    entering = _input(spec.input, input_layout)
+    x = entering
     outputs = []
     for step in spec.steps:
         for node in step.nodes:
@@ -78,7 +81,7 @@ def build_onnx(
         if step.tap in taps or step.tap == "logits":
             outputs.append(x)
     graph = ir.Graph(
-        [pixels],
+        [entering],
         outputs,
         nodes=drawing.nodes,
         initializers=list(drawing.initializers.values()),
@@ -137,6 +140,14 @@ def point_outside(model: ir.Model, location: str, offsets: Mapping[str, int]) ->
             shape=ir.Shape(tensor.shape.numpy()),
             name=name,
         )
+
+
+def _input(given: ModelInput, input_layout: InputLayout) -> ir.Value:
+    axes = given.shape
+    if isinstance(given, Image) and input_layout == "NCHW":
+        axes = (given.channels, given.height, given.width)
+    dtype = ir.DataType.INT64 if isinstance(given, TokenIds) else ir.DataType.FLOAT
+    return ir.val(INPUTS[type(given)], dtype, ("batch", *axes))
 
 
 def _draw(node: Node, drawing: Drawing, x: ir.Value) -> ir.Value:
