@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from .blocks import NORM, channel_mlp, token_mixing, token_mlp
-from .families import ImageSize, image_and_tokens, of_patches, repeated
+from .errors import SpecError
 from .layers import (
     BranchLayer,
     ChannelDense,
@@ -19,6 +19,8 @@ from .layers import (
     UntiedTokenDense,
 )
 from .model import ModelSpec, Stage
+from .patches import image_and_tokens, of_patches, repeated
+from .shapes import ImageSize
 
 _TANH = Gelu(approximation="tanh")
 _ERF = Gelu(approximation="none")
@@ -35,6 +37,15 @@ def mixer_untied(
     classes: int = 1000,
 ) -> ModelSpec:
     """Mixer with a token-mixing MLP for each channel, instead of one that all channels share.
+
+    Args:
+        image_size: pixels of a side, or ``(height, width)``.
+        patch: pixels of a patch's side.
+        channels: columns of the table, and how many MLPs there are.
+        depth: number of blocks.
+        token_hidden: width of each token-mixing MLP.
+        channel_hidden: width of the channel-mixing MLP.
+        classes: number of logits.
 
     Source:
         arXiv:2105.01601, appendix A.1, "untying (not sharing) the parameters".
@@ -94,21 +105,27 @@ def mixer_pyramid(
     channel_hidden: int,
     classes: int = 1000,
 ) -> ModelSpec:
-    """Mixer in stages: in front of each but the first, a token-mixing MLP maps S to S / shrink.
+    """Mixer in stages: in front of each but the first, a token-mixing MLP maps S to fewer tokens.
 
     Args:
         image_size: pixels of a side, or ``(height, width)``.
         patch: pixels of a patch's side.
         channels: columns of the table.
         depths: number of blocks in each stage.
-        shrink: how many times fewer tokens each stage has than the one before.
+        shrink: how many times fewer tokens each stage has than the one before; a remainder is
+            dropped, and one token stays.
         token_hidden: width of the token-mixing MLPs.
         channel_hidden: width of the channel-mixing MLPs.
         classes: number of logits.
 
+    Raises:
+        SpecError: if a stage would have more tokens than the one before.
+
     Source:
-        arXiv:2105.01601, appendix A.1, "pyramids".
+        arXiv:2105.01601, appendix A.1, "pyramids". The paper does not say how deep the stages were.
     """
+    if not shrink >= 1:
+        raise SpecError("shrink", f"a pyramid does not grow; expected at least 1, got {shrink!r}")
     image, tokens = image_and_tokens(image_size, patch)
     stages = []
     for number, depth in enumerate(depths):
@@ -147,6 +164,9 @@ def resmlp_ablation(
         norm: everywhere.
         classes: number of logits.
 
+    Raises:
+        SpecError: if there is no such way to mix.
+
     Source:
         arXiv:2105.03404, table 3 and section 3.3.
     """
@@ -158,6 +178,8 @@ def resmlp_ablation(
         "conv": (conv,),
         "separable_conv": (conv, ChannelDense(features=channels)),
     }
+    if mixing not in ways:
+        raise SpecError("mixing", f"must be one of {list(ways)}, got {mixing!r}")
     block = (
         token_mixing(norm, *ways[mixing], LayerScale()),
         channel_mlp(channels, 4 * channels, "none", norm, LayerScale()),

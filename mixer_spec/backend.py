@@ -157,8 +157,9 @@ def _wrong_values(expected: ModelInput, inputs: NDArray[Any]) -> Iterator[str]:
                 f"got {inputs.min()} to {inputs.max()}"
             )
     elif not np.issubdtype(inputs.dtype, np.floating):
-        hint = "; mixer_spec.preprocess turns photos into float32 pixels"
-        hint = hint if isinstance(expected, Image) else ""
+        hint = ""
+        if isinstance(expected, Image):
+            hint = "; mixer_spec.preprocess turns photos into float32 pixels"
         yield f"wrong dtype; expected float32, got {inputs.dtype}{hint}"
 
 

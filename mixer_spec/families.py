@@ -10,8 +10,6 @@ from .layers import (
     Affine,
     Attention,
     ChannelDense,
-    ClassToken,
-    EmbeddingLayer,
     GatedUnit,
     Gelu,
     Head,
@@ -19,23 +17,17 @@ from .layers import (
     LayerScale,
     LinearEmbed,
     MeanPool,
-    NormLayer,
-    PatchEmbed,
-    PoolLayer,
     PositionEmbedding,
     Residual,
     Silu,
     SpatialGate,
-    TakeToken,
     TokenDense,
     TokenEmbed,
     TokenNorm,
 )
-from .model import ModelSpec, Stage
-from .shapes import Image, TokenIds, Vectors
-
-ImageSize = int | tuple[int, int]
-"""Pixels of a square image's side, or ``(height, width)``."""
+from .model import ModelSpec
+from .patches import image_and_tokens, of_patches, repeated, with_class_token
+from .shapes import ImageSize, TokenIds, Vectors
 
 
 def mixer(
@@ -178,6 +170,9 @@ def vit(
         pool: classify by a class token as the paper does, or by the mean of the tokens.
         classes: number of logits.
 
+    Raises:
+        SpecError: if there is no such pool; and, as from every builder, for sizes that do not fit.
+
     Source:
         arXiv:2010.11929, equations (1) to (4) and table 1; tanh GELU, epsilon 1e-6 and both ways
         to classify as in models_vit.py.
@@ -187,12 +182,14 @@ def vit(
         token_mixing(NORM, Attention(heads=heads)),
         channel_mlp(channels, channel_hidden, "tanh"),
     )
-    if pool == "mean":
-        embeddings: tuple[EmbeddingLayer, ...] = (PositionEmbedding(),)
-        return of_patches(
-            image, patch, channels, repeated(block, depth), classes, embeddings=embeddings
-        )
-    return _with_class_token(image, patch, channels, repeated(block, depth), classes)
+    stages = repeated(block, depth)
+    match pool:
+        case "class_token":
+            return with_class_token(image, patch, channels, stages, classes)
+        case "mean":
+            positions = (PositionEmbedding(),)
+            return of_patches(image, patch, channels, stages, classes, embeddings=positions)
+    raise SpecError("pool", f"must be 'class_token' or 'mean', got {pool!r}")
 
 
 def feed_forward(
@@ -217,7 +214,7 @@ def feed_forward(
             TokenDense(features=tokens),
         ),
     )
-    return _with_class_token(image, patch, channels, repeated(block, depth), classes)
+    return with_class_token(image, patch, channels, repeated(block, depth), classes)
 
 
 def sequence_mixer(
@@ -235,7 +232,7 @@ def sequence_mixer(
     Words get a learned vector each, vectors a linear map; the blocks are the Mixer's.
 
     Args:
-        input: ids of words, or vectors.
+        input: ids of words ``[token]``, or vectors ``[token, channel]``.
         channels: columns of the table.
         depth: number of blocks.
         token_hidden: width of the token-mixing MLP.
@@ -243,14 +240,21 @@ def sequence_mixer(
         classes: number of logits.
         gelu: which form.
 
+    Raises:
+        SpecError: if the input is an image.
+
     Source:
-        arXiv:2105.01601, section 5.
+        arXiv:2105.01601, section 5, asks whether such a design works for language.
 
     Example:
         >>> sequence_mixer(input=TokenIds(tokens=64, vocabulary=8000), channels=128, depth=4,
         ...                token_hidden=64, channel_hidden=512, classes=2).parameter_count
-        1586050
+        1586690
     """
+    if not isinstance(input, TokenIds | Vectors):
+        raise SpecError(
+            "input", f"must be TokenIds or Vectors, got {input!r}; mixer() takes images"
+        )
     stem = TokenEmbed if isinstance(input, TokenIds) else LinearEmbed
     block = (
         token_mlp(input.tokens, token_hidden, gelu),
@@ -265,60 +269,3 @@ def sequence_mixer(
         pool=MeanPool(),
         head=Head(classes=classes),
     )
-
-
-# --- what the builders share ----------------------------------------------------------------
-
-
-def image_and_tokens(image_size: ImageSize, patch: int) -> tuple[Image, int]:
-    """The RGB image and how many whole patches it holds; the spec refuses a remainder.
-
-    Raises:
-        SpecError: if the image has other than two sides.
-    """
-    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    if len(sides) != 2:
-        raise SpecError(
-            "image_size", f"must be one number or (height, width); expected 2 sides, got {sides}"
-        )
-    height, width = sides
-    image = Image(height=height, width=width, channels=3)
-    # At least 1, so that only the rule about the remainder is reported for a small image.
-    return image, max(1, (image.height // patch) * (image.width // patch)) if patch else 1
-
-
-def repeated(block: tuple[Residual, ...], depth: int) -> tuple[Stage, ...]:
-    """One stage of ``depth`` equal blocks."""
-    return (Stage(transition=(), block=block, depth=depth),)
-
-
-def of_patches(
-    image: Image,
-    patch: int,
-    channels: int,
-    stages: tuple[Stage, ...],
-    classes: int,
-    *,
-    norm: NormLayer = NORM,
-    embeddings: tuple[EmbeddingLayer, ...] = (),
-    pool: PoolLayer = MeanPool(),  # noqa: B008 - a frozen value
-) -> ModelSpec:
-    """Patches, blocks, a norm, one vector of the tokens and a classifier."""
-    return ModelSpec(
-        input=image,
-        stem=PatchEmbed(patch=(patch, patch), features=channels),
-        embeddings=embeddings,
-        stages=stages,
-        norm=norm,
-        pool=pool,
-        head=Head(classes=classes),
-    )
-
-
-def _with_class_token(
-    image: Image, patch: int, channels: int, stages: tuple[Stage, ...], classes: int
-) -> ModelSpec:
-    """As :func:`of_patches`, with positions, classified by a token of its own."""
-    embeddings = (ClassToken(), PositionEmbedding())
-    pool = TakeToken(index=0)
-    return of_patches(image, patch, channels, stages, classes, embeddings=embeddings, pool=pool)

@@ -137,6 +137,12 @@ class ModelSpec(Checked):
         return sum(parameter.size for parameter in self.parameters().values())
 
     @property
+    def parameter_count_without_head(self) -> int:
+        """The number of weights without those of the classifier, as the papers count."""
+        head = self.steps[-1].nodes
+        return self.parameter_count - sum(p.size for node in head for _, p in node.parameters())
+
+    @property
     def multiply_adds(self) -> int:
         """Products summed in matrix products for one image; FLOPs are twice that."""
         return sum(node.multiply_adds for step in self.steps for node in step.nodes)

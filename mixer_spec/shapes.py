@@ -19,6 +19,7 @@ class Image(Checked):
     """
 
     kind: ClassVar[str] = "image"
+    noun: ClassVar[str] = "an image"
     axes: ClassVar[tuple[str, ...]] = ("height", "width", "rgb")
     height: Count
     width: Count
@@ -43,6 +44,7 @@ class TokenIds(Checked):
     """
 
     kind: ClassVar[str] = "token_ids"
+    noun: ClassVar[str] = "ids of words"
     axes: ClassVar[tuple[str, ...]] = ("token",)
     tokens: Count
     vocabulary: Count
@@ -66,6 +68,7 @@ class Vectors(Checked):
     """
 
     kind: ClassVar[str] = "vectors"
+    noun: ClassVar[str] = "vectors"
     axes: ClassVar[tuple[str, ...]] = ("token", "channel")
     tokens: Count
     channels: Count
@@ -91,6 +94,7 @@ class Table:
         prefix: tokens in front of the grid (class tokens).
     """
 
+    noun: ClassVar[str] = "a table of tokens"
     tokens: int
     channels: int
     grid: tuple[int, int] | None = None
@@ -109,6 +113,7 @@ class Table:
 class Features:
     """One vector ``[channel]`` per input: the pooled features, or the logits."""
 
+    noun: ClassVar[str] = "one vector"
     channels: int
 
     @property
@@ -119,6 +124,9 @@ class Features:
     def __str__(self) -> str:
         return f"[channel {self.channels}]"
 
+
+ImageSize = int | tuple[int, int]
+"""Pixels of a square image's side, or ``(height, width)``."""
 
 ModelInput = Image | TokenIds | Vectors
 Shape = ModelInput | Table | Features

@@ -96,6 +96,9 @@ class LinearEmbed(Layer[Vectors]):
 
     Args:
         features: channels of the table.
+
+    Source:
+        arXiv:2105.01601, section 2: the per-patch map, of vectors that are no patches.
     """
 
     kind: ClassVar[str] = "linear_embed"

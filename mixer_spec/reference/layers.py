@@ -17,6 +17,7 @@ import numpy as np
 from mixer_spec import layers
 
 from .arithmetic import Arithmetic, Array
+from .erf import erf
 
 Own = Mapping[str, Array]
 
@@ -107,18 +108,12 @@ def gelu(layer: layers.Gelu, weights: Own, x: Array, run: Run) -> Array:
     # dtype, but it would hide where a constant is rounded.
     number = run.arithmetic.dtype
     if layer.approximation == "none":
-        step = _erf(x * number(math.sqrt(0.5)))
+        step = erf(x * number(math.sqrt(0.5)))
     else:
         cubic = x + number(0.044715) * x * x * x
         step = np.tanh(number(math.sqrt(2.0 / math.pi)) * cubic)
     gated: Array = number(0.5) * x * (number(1.0) + step)
     return gated
-
-
-def _erf(x: Array) -> Array:
-    """The error function of every value, computed in float64 by the C library."""
-    values = np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size)
-    return values.reshape(x.shape).astype(x.dtype, copy=False)
 
 
 def silu(layer: layers.Silu, weights: Own, x: Array, run: Run) -> Array:
