@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mixer_converters.onnx_build import graph_and_weights
+from mixer_converters.onnx_input import default_layout
 from mixer_spec.backend import BackendInfo, Profile, check_inputs, check_profile
 from mixer_spec.model import ModelSpec
 from mixer_spec.weights import Weights, validate
@@ -54,7 +55,7 @@ class OnnxRuntimeModel:
 
     def _session(self, taps: Sequence[str]) -> Session:
         graph, arrays = graph_and_weights(self.spec, self._weights, taps=taps)
-        return Session(graph, "NCHW", arrays)
+        return Session(graph, default_layout(self.spec.input), arrays)
 
 
 class OnnxRuntimeBackend:

@@ -49,7 +49,8 @@ class OnnxFileModel:
         """Run a batch.
 
         Args:
-            inputs: preprocessed images ``[batch, height, width, rgb]``, or sequences.
+            inputs: preprocessed images ``[batch, height, width, rgb]``, vectors
+                ``[batch, token, channel]`` or ids ``[batch, token]``.
             taps: names of outputs that the file was exported with.
 
         Returns:

@@ -9,9 +9,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from mixer_converters.onnx_graph import InputLayout
+from mixer_converters.onnx_input import InputLayout
 
 Array = NDArray[Any]
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 
 class Session:
@@ -19,14 +21,14 @@ class Session:
 
     Args:
         graph: the path of an ONNX file, or a serialised model.
-        input_layout: the axes of its images.
+        input_layout: the axes of its images; ``None`` for a sequence.
         outside: initializers that the graph only names; their memory is used in place.
     """
 
     def __init__(
         self,
         graph: str | bytes,
-        input_layout: InputLayout,
+        input_layout: InputLayout | None,
         outside: Mapping[str, Array] | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
@@ -52,8 +54,7 @@ class Session:
             outputs: names of the graph's outputs.
         """
         (entering,) = self._session.get_inputs()
-        if inputs.ndim == 4 and self._input_layout == "NCHW":
+        if self._input_layout == "NCHW":
             inputs = inputs.transpose(0, 3, 1, 2)
-        dtype = np.int64 if np.issubdtype(inputs.dtype, np.integer) else np.float32
-        fed = {entering.name: np.ascontiguousarray(inputs, dtype)}
+        fed = {entering.name: np.ascontiguousarray(inputs, _DTYPES[entering.type])}
         return dict(zip(outputs, self._session.run(outputs, fed), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,10 +15,10 @@ import mixer_spec
 from mixer_spec.errors import InputError
 from mixer_spec.graph import Node
 from mixer_spec.model import ModelSpec
-from mixer_spec.shapes import Image, ModelInput, TokenIds, Vectors
 from mixer_spec.weights import Weights, validate
 
-from .onnx_graph import Drawing, InputLayout, Place
+from .onnx_graph import Drawing, Place
+from .onnx_input import InputLayout, default_layout, graph_input, layout_problems
 from .onnx_layers import DRAW
 
 OPSET = 20
@@ -27,36 +27,30 @@ OPSET = 20
 IR_VERSION = 9
 """The format of the file that came with that opset, in ONNX 1.15."""
 
-INPUTS: Mapping[type[ModelInput], str] = {
-    Image: "pixel_values",
-    TokenIds: "input_ids",
-    Vectors: "input_vectors",
-}
-"""The name of the graph's one input, by what it is."""
-
 
 def build_onnx(
     spec: ModelSpec,
     weights: Weights,
     *,
     taps: Sequence[str] = (),
-    input_layout: InputLayout = "NCHW",
+    input_layout: InputLayout | None = None,
 ) -> ir.Model:
     """The model as an ONNX graph whose initializers are views of ``weights``.
 
-    Input ``pixel_values`` (or ``input_vectors``, or ``input_ids`` in int64) and output ``logits``
-    ``[batch, class]`` are float32, and the batch is free. Initializers have the canonical names; where the graph needs other axes (the patch
-    kernel as a matrix, the token bias as a column), the bytes are the same.
+    Input ``pixel_values`` (for a sequence ``input_vectors``, or ``input_ids`` in int64) and output
+    ``logits`` ``[batch, class]`` are float32, and the batch is free. Initializers have the
+    canonical names; where the graph needs other axes (the patch kernel as a matrix, the token bias
+    as a column), the bytes are the same.
 
     Args:
         spec: the architecture.
         weights: canonical name to array; rounded to float32 where they are wider.
         taps: names out of ``spec.taps`` that become outputs beside the logits.
-        input_layout: the axes of ``pixel_values``; nothing to a sequence.
+        input_layout: the axes of ``pixel_values``, NCHW by default; a sequence has none.
 
     Raises:
         WeightsError: if the weights do not fit the spec.
-        InputError: if there is no such tap or layout.
+        InputError: if there is no such tap or layout, or a sequence is given one.
 
     Example:
         >>> from mixer_spec import families, weights
@@ -69,8 +63,9 @@ def build_onnx(
     _check_arguments(spec, taps, input_layout)
     validate(spec, weights)
     narrow = {name: np.ascontiguousarray(array, np.float32) for name, array in weights.items()}
-    drawing = Drawing(narrow, input_layout)
-    entering = _input(spec.input, input_layout)
+    layout = input_layout or default_layout(spec.input)
+    drawing = Drawing(narrow, layout)
+    entering = graph_input(spec.input, layout)
     x = entering
     outputs = []
     for step in spec.steps:
@@ -142,14 +137,6 @@ def point_outside(model: ir.Model, location: str, offsets: Mapping[str, int]) ->
         )
 
 
-def _input(given: ModelInput, input_layout: InputLayout) -> ir.Value:
-    axes = given.shape
-    if isinstance(given, Image) and input_layout == "NCHW":
-        axes = (given.channels, given.height, given.width)
-    dtype = ir.DataType.INT64 if isinstance(given, TokenIds) else ir.DataType.FLOAT
-    return ir.val(INPUTS[type(given)], dtype, ("batch", *axes))
-
-
 def _draw(node: Node, drawing: Drawing, x: ir.Value) -> ir.Value:
     x = DRAW[type(node.layer)](node.layer, Place(node, drawing, _draw), x)
     x.dtype = ir.DataType.FLOAT
@@ -157,16 +144,12 @@ def _draw(node: Node, drawing: Drawing, x: ir.Value) -> ir.Value:
     return x
 
 
-def _check_arguments(spec: ModelSpec, taps: Sequence[str], input_layout: str) -> None:
+def _check_arguments(spec: ModelSpec, taps: Sequence[str], input_layout: str | None) -> None:
     problems = []
     unknown = [tap for tap in taps if tap not in spec.taps]
     if unknown:
         near = difflib.get_close_matches(unknown[0], spec.taps, n=3) or spec.taps[:3]
         problems.append(f"unknown taps {unknown}; expected names like {list(near)}")
-    if input_layout not in get_args(InputLayout):
-        problems.append(
-            f"unknown input_layout; expected one of {list(get_args(InputLayout))}, "
-            f"got {input_layout!r}"
-        )
+    problems += layout_problems(spec.input, input_layout)
     if problems:
         raise InputError("ONNX export", problems)
