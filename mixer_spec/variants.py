@@ -68,7 +68,7 @@ _MIXER_ABLATION = "arXiv:2105.01601v4, appendix A.1; no weights were published"
 _RESMLP_ABLATION = "arXiv:2105.03404, table 3; no weights were published"
 
 _SMALL = {"channels": 512, "token_hidden": 256, "channel_hidden": 2048}
-_small = partial(mixer, **_SMALL, depth=8)
+_small = partial(mixer, channels=512, depth=8, token_hidden=256, channel_hidden=2048)
 _base = partial(mixer, channels=768, depth=12, token_hidden=384, channel_hidden=3072)
 _large = partial(mixer, channels=1024, depth=24, token_hidden=512, channel_hidden=4096)
 _huge = partial(mixer, channels=1280, depth=32, token_hidden=640, channel_hidden=5120)
