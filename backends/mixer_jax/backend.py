@@ -31,10 +31,11 @@ def _run(
     taps: tuple[str, ...],
     dtype: type[np.floating[Any]],
 ) -> dict[str, jax.Array]:
-    """One compiled program for each spec, dtype, batch size and set of taps; models share it."""
+    """One compiled program for each spec, dtype, batch size and set of taps; models share it.
+
+    Inputs are in ``dtype`` already, or ids.
+    """
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    if jnp.issubdtype(inputs.dtype, jnp.floating):
-        inputs = inputs.astype(dtype)
     return apply_with_taps(spec, params, inputs, taps, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -50,6 +51,8 @@ class JaxModel:
         """See :meth:`mixer_spec.backend.Model.forward`."""
         check_inputs(self.spec, inputs, taps)
         wanted = tuple(tap for tap in self.spec.taps if tap in taps)
+        ids = np.issubdtype(inputs.dtype, np.integer)
+        inputs = inputs.astype(np.int64 if ids else self.dtype, copy=False)
         with jax.enable_x64(True):
             found = _run(self.spec, self.params, inputs, wanted, self.dtype)
             return {tap: np.asarray(x) for tap, x in found.items()}

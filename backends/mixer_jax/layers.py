@@ -135,16 +135,17 @@ def depthwise_conv(layer: layers.DepthwiseConv, own: Own, x: jax.Array, run: Run
     table = run.incoming
     assert isinstance(table, Table)
     assert table.grid is not None
-    found = jax.lax.conv_general_dilated(
-        x.reshape(x.shape[0], *table.grid, table.channels),
-        own["kernel"][:, :, None],
-        window_strides=(1, 1),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=table.channels,
-        precision=run.precision,
+    (rows, columns), (height, width) = table.grid, layer.window
+    # A product for each place in the window, which XLA fuses into one loop: on a CPU 10 to 100
+    # times as fast as its convolution with a group for each channel.
+    around = ((0, 0), (height // 2,) * 2, (width // 2,) * 2, (0, 0))
+    image = jnp.pad(x.reshape(x.shape[0], rows, columns, x.shape[2]), around)
+    found = sum(
+        image[:, i : i + rows, j : j + columns] * own["kernel"][i, j]
+        for i in range(height)
+        for j in range(width)
     )
-    return found.reshape(x.shape) + own["bias"]
+    return jnp.reshape(found, x.shape) + own["bias"]
 
 
 def group_channels(layer: layers.GroupChannels, own: Own, x: jax.Array, run: Run) -> jax.Array:

@@ -2,8 +2,8 @@
 
 Every module is made from a layer's fields and the node it stands at, which has the names and
 shapes of its parameters. Parameters are born on the meta device, where they cost nothing. Axes:
-``[batch, rgb, height, width]`` enters the stem, ``[batch, token, channel]`` runs through the
-blocks, ``[batch, channel]`` leaves the pool.
+``[batch, rgb, height, width]``, ``[batch, token]`` or ``[batch, token, channel]`` enters the stem,
+``[batch, token, channel]`` runs through the blocks, ``[batch, channel]`` leaves the pool.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mixer_spec import layers
 from mixer_spec.errors import InputError
 from mixer_spec.graph import Node
-from mixer_spec.shapes import Image, Table
+from mixer_spec.shapes import Image, Table, TokenIds, Vectors
 
 
 def module_of(node: Node) -> nn.Module:
@@ -66,10 +66,40 @@ class Nested(Placed, nn.Sequential):
 # --- stem and embeddings --------------------------------------------------------------------
 
 
-class PatchEmbed(Nested):
-    """``[batch, rgb, height, width] -> [batch, token, channel]``.
+class Stem(Nested):
+    """A layer that a model begins with: it checks the input's shape.
 
     The embeddings that join the tokens stand inside it, since their names begin with ``stem``.
+    """
+
+    def __init__(self, layer: layers.AnyLayer, node: Node) -> None:
+        super().__init__(layer, node)
+        expected = node.incoming
+        assert isinstance(expected, Image | TokenIds | Vectors)
+        self.axes, self.sizes = expected.axes, expected.shape
+        if isinstance(expected, Image):  # channels first
+            self.axes = (*self.axes[2:], *self.axes[:2])
+            self.sizes = (*self.sizes[2:], *self.sizes[:2])
+
+    def check(self, inputs: Tensor) -> None:
+        """Refuse inputs of another shape.
+
+        Raises:
+            InputError: with both shapes.
+        """
+        got = tuple(inputs.shape)
+        if got[1:] != self.sizes:
+            sizes, axes = ", ".join(map(str, self.sizes)), ", ".join(self.axes)
+            hint = ""
+            if self.axes[0] == "rgb" and got[1:] == (*self.sizes[1:], self.sizes[0]):
+                hint = "; these are channels last: use images.permute(0, 3, 1, 2)"
+            expected = f"expected [batch, {sizes}] (batch, {axes})"
+            raise InputError("inputs", f"wrong shape; {expected}, got {list(got)}{hint}")
+
+
+class PatchEmbed(Stem):
+    """``[batch, rgb, height, width] -> [batch, token, channel]``.
+
     A matrix product rather than a strided convolution: it takes the canonical kernel as it is,
     and convolutions follow another TF32 switch, which is on by default.
     """
@@ -79,14 +109,10 @@ class PatchEmbed(Nested):
 
     def __init__(self, layer: layers.PatchEmbed, node: Node) -> None:
         super().__init__(layer, node)
-        image = node.incoming
-        assert isinstance(image, Image)
-        self.image = (image.channels, image.height, image.width)
         self.patch = layer.patch
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1:] != self.image:
-            raise InputError("images", _wrong_shape(images, ("rgb", "height", "width"), self.image))
+        self.check(images)
         # [batch, rgb, row, patch_row, column, patch_column] -> the patch and its rgb last
         (ph, pw), (batch, rgb, height, width) = self.patch, images.shape
         patches = images.reshape(batch, rgb, height // ph, ph, width // pw, pw)
@@ -95,43 +121,25 @@ class PatchEmbed(Nested):
         return self.nested(tokens)
 
 
-class TokenEmbed(Nested):
+class TokenEmbed(Stem):
     """``[batch, token] -> [batch, token, channel]``: each word's vector."""
 
     embedding: Tensor
 
-    def __init__(self, layer: layers.TokenEmbed, node: Node) -> None:
-        super().__init__(layer, node)
-        self.sequence = node.incoming.shape
-
     def forward(self, ids: Tensor) -> Tensor:
-        if ids.shape[1:] != self.sequence:
-            raise InputError("ids", _wrong_shape(ids, ("token",), self.sequence))
+        self.check(ids)
         return self.nested(F.embedding(ids, self.embedding))
 
 
-class LinearEmbed(Nested):
+class LinearEmbed(Stem):
     """``[batch, token, channel] -> [batch, token, channel_out]``: ``X W + b``."""
 
     kernel: Tensor
     bias: Tensor
 
-    def __init__(self, layer: layers.LinearEmbed, node: Node) -> None:
-        super().__init__(layer, node)
-        self.sequence = node.incoming.shape
-
     def forward(self, vectors: Tensor) -> Tensor:
-        if vectors.shape[1:] != self.sequence:
-            raise InputError("vectors", _wrong_shape(vectors, ("token", "channel"), self.sequence))
+        self.check(vectors)
         return self.nested(F.linear(vectors, self.kernel.mT, self.bias))
-
-
-def _wrong_shape(got: Tensor, axes: tuple[str, ...], expected: tuple[int, ...]) -> str:
-    sizes, names = ", ".join(map(str, expected)), ", ".join(axes)
-    hint = ""
-    if axes[0] == "rgb" and tuple(got.shape[1:]) == (*expected[1:], expected[0]):
-        hint = "; these are channels last: use images.permute(0, 3, 1, 2)"
-    return f"wrong shape; expected [batch, {sizes}] (batch, {names}), got {list(got.shape)}{hint}"
 
 
 class ClassToken(Placed):
@@ -236,16 +244,6 @@ class TokenDense(Placed):
         return torch.baddbmm(self.bias[:, None], kernel, x)
 
 
-class ChannelDense(Placed):
-    """``X W + b``, with b along the channels; ``F.linear`` takes the transposed view for free."""
-
-    kernel: Tensor
-    bias: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.kernel.mT, self.bias)
-
-
 class UntiedTokenDense(Placed):
     """``W_c x_c + b_c`` for every channel c."""
 
@@ -256,6 +254,16 @@ class UntiedTokenDense(Placed):
         # [batch, token, channel] -> [channel, token, batch], and back
         columns = x.permute(2, 1, 0)
         return torch.baddbmm(self.bias[..., None], self.kernel, columns).permute(2, 1, 0)
+
+
+class ChannelDense(Placed):
+    """``X W + b``, with b along the channels; ``F.linear`` takes the transposed view for free."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.kernel.mT, self.bias)
 
 
 class DepthwiseConv(Placed):
@@ -274,7 +282,7 @@ class DepthwiseConv(Placed):
 
     def forward(self, x: Tensor) -> Tensor:
         # [batch, token, channel] -> [batch, channel, row, column], and back
-        image = x.reshape(x.shape[0], *self.grid, -1).permute(0, 3, 1, 2)
+        image = torch.unflatten(x, 1, self.grid).permute(0, 3, 1, 2)
         kernel = self.kernel.permute(2, 0, 1)[:, None]
         channels = image.shape[1]
         found = F.conv2d(image, kernel, self.bias, padding=self.padding, groups=channels)
@@ -289,8 +297,11 @@ class GroupChannels(Placed):
         self.groups = layer.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        split = x.reshape(x.shape[0], x.shape[1], -1, self.groups)
+        split = torch.unflatten(x, 2, (-1, self.groups))
         return split.permute(0, 3, 1, 2).flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
 
 
 class UngroupChannels(Placed):
@@ -301,8 +312,11 @@ class UngroupChannels(Placed):
         self.groups = layer.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        split = x.reshape(x.shape[0], self.groups, -1, x.shape[2])
+        split = torch.unflatten(x, 1, (self.groups, -1))
         return split.permute(0, 2, 3, 1).flatten(2)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
 
 
 class SpatialGate(Nested):

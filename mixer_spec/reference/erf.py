@@ -57,7 +57,8 @@ def _erf(x: Array) -> Array:
     series += 1.0
     series *= d * slopes.take(index, mode="clip")
     series += values.take(index, mode="clip")
-    return np.copysign(series, x)
+    signed: Array = np.copysign(series, x)
+    return signed
 
 
 @functools.cache
