@@ -123,7 +123,7 @@ def run(*arguments: str) -> Result:
 def test_a_conformant_backend_exits_with_0(spec_file: str) -> None:
     result = run(spec_file, "--backends", "honest")
     assert result.exit_code == 0
-    assert "small.json  f32-strict, 2 images, seed 0; judged by float64 NumPy" in result.output
+    assert "small.json  f32-strict, 2 inputs, seed 0; judged by float64 NumPy" in result.output
     assert re.search(r"^stem +\d\d\.\d  0\.\d+", result.output, re.MULTILINE)
     assert re.search(
         r"^token_mixing \(worst of 2\) +\d\d\.\d  0\.\d+ @[01]", result.output, re.MULTILINE

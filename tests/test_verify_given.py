@@ -69,7 +69,7 @@ def test_the_seed_is_told_while_it_makes_anything():
 
 def test_images_and_weights_that_do_not_fit_are_refused():
     weights, images = given()
-    with pytest.raises(InputError, match="wrong image size"):
+    with pytest.raises(InputError, match="inputs: wrong size"):
         verify(SPEC, ["reference"], weights=weights, inputs=images[:, :4])
     del weights["head.bias"]
     with pytest.raises(WeightsError, match=r"- head\.bias \[7\] \(missing\)"):

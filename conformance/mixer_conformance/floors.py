@@ -59,7 +59,9 @@ def step_floor(node: Node, incoming: Array, outgoing: Array) -> float:
             units = _sum(incoming.shape[1]) * _ratio(incoming, outgoing)
         case layers.LayerNorm():
             # The statistics' own sums count here, where no other layer stands behind the norm.
-            units = root_sum_square(_sum(incoming.shape[-1]), _ELEMENTWISE)
+            units = root_sum_square(_sum(incoming.shape[2]), _ELEMENTWISE)
+        case layers.TokenNorm():
+            units = root_sum_square(_sum(incoming.shape[1]), _ELEMENTWISE)
         case _:
             units = _of_layer(node)
     return units * UNIT_ROUNDOFF
@@ -118,7 +120,7 @@ _FLOORS: Mapping[type[Any], Callable[[Node], float]] = {
     layers.LinearEmbed: _fan_in,
     layers.ClassToken: _constant(0.0),
     layers.PositionEmbedding: _constant(1.0),
-    # Inside a branch, the statistics' one error per token is small beside the sums that follow.
+    # Inside a branch, the statistics' one error per token or channel is small beside the sums that follow.
     layers.LayerNorm: _constant(_ELEMENTWISE),
     layers.TokenNorm: _constant(_ELEMENTWISE),
     layers.Affine: _constant(2.0),

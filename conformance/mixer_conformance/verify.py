@@ -51,8 +51,8 @@ def verify(
         batch: number of conformance inputs; by default two, or one for a huge model.
         weights: a trained model's, canonical name to float32 array; by default conformance
             weights, which let fewer mistakes through.
-        inputs: what ``spec.input`` says, with a batch axis in front, in float32; by default
-            conformance inputs.
+        inputs: what ``spec.input`` says, with a batch axis in front, in float32 unless they are
+            ids; by default conformance inputs.
         name: what to call the spec in the report; its fingerprint's beginning by default.
         progress: is told what is being done, in a few words.
 
