@@ -68,15 +68,24 @@ def test_costs_stand_side_by_side_with_the_papers_figures(run: Run) -> None:
     outcome = run("mixer_b16", "ViT-B/16", "resmlp_24", "--backends", "none")
     assert outcome.code == 0
     assert outcome.err == ""
-    rows = {line.split()[0]: line.split() for line in outcome.out.splitlines() if line.strip()}
-    assert rows["mixer_b16"][2:5] == ["59,880,472", "59,111,472", "25.20"]
-    assert rows["mixer_b16"][-1] == "1,384"
-    assert rows["vit_b16"][-1] == "861"
-    assert rows["resmlp_24"][-1] == "-"
+    assert outcome.out.split()[:3] == ["mixer_b16", "vit_b16", "resmlp_24"]
+    rows = _rows(outcome.out, columns=3)
+    assert rows["input"] == ["224x224x3"] * 3
+    assert rows["parameters"] == ["59,880,472", "86,567,656", "30,020,680"]
+    assert rows["without head"] == ["59,111,472", "85,798,656", "29,635,680"]
+    assert rows["GFLOPs"] == ["25.20", "35.13", "11.92"]
+    assert rows["TPUv3 images/s"] == ["1,384", "861", "-"]
     assert "2 x multiply-adds" in outcome.out
-    assert "80.64  85.80  92.50     -    1,384       ~150" in outcome.out
+    assert "80.64  85.80  92.50     -  1,384  ~150" in outcome.out
     assert "arXiv:2105.01601v4" in outcome.out
     assert "inputs a second" not in outcome.out
+
+
+def _rows(out: str, columns: int) -> dict[str, list[str]]:
+    """The cells of the first table by their row's label."""
+    lines = out[: out.index("\n\n")].splitlines()[2:]
+    split = [line.rsplit(maxsplit=columns) for line in lines]
+    return {label.strip(): cells for label, *cells in split}
 
 
 def test_json_holds_costs_and_published_figures(run: Run) -> None:
@@ -100,9 +109,9 @@ def test_json_holds_costs_and_published_figures(run: Run) -> None:
 
 def test_papers_throughput_stands_only_beside_its_own_size(run: Run) -> None:
     arguments = ["mixer_b16", "--image-size", "64", "--backends", "none"]
-    (row, *_) = [line for line in run(*arguments).out.splitlines() if "mixer_b16" in line]
-    assert row.split()[1] == "64x64x3"
-    assert row.split()[-1] == "-"
+    rows = _rows(run(*arguments).out, columns=1)
+    assert rows["input"] == ["64x64x3"]
+    assert rows["TPUv3 images/s"] == ["-"]
 
 
 def test_spec_files_can_be_compared_and_have_no_published_figures(
@@ -110,8 +119,9 @@ def test_spec_files_can_be_compared_and_have_no_published_figures(
 ) -> None:
     outcome = run(files["mixer"], files["words"], "--backends", "none")
     assert outcome.code == 0
-    assert f"{WORDS.parameter_count:,}" in outcome.out
-    assert "pre-trained on" not in outcome.out
+    counts = [f"{spec.parameter_count:,}" for spec in (MIXER, WORDS)]
+    assert _rows(outcome.out, columns=2)["parameters"] == counts
+    assert "pre-training" not in outcome.out
     told = json.loads(run(*files.values(), "--backends", "none", "--json").out)
     assert [found["input"] for found in told["architectures"]] == [[8, 8, 3], [5], [5, 3]]
     assert [found["published"] for found in told["architectures"]] == [None] * 3
@@ -139,10 +149,10 @@ def test_throughput_of_every_model_is_measured(run: Run, files: dict[str, str]) 
         assert 0 < speed["lowest"] <= speed["median"] <= speed["highest"]
 
 
-def test_table_has_a_column_for_every_backend(run: Run, files: dict[str, str]) -> None:
+def test_table_has_a_row_for_every_backend(run: Run, files: dict[str, str]) -> None:
     outcome = run(files["mixer"], "--backends", "reference", "--batch", "1")
     assert outcome.code == 0
-    assert "reference/s" in outcome.out.splitlines()[0]
+    assert len([line for line in outcome.out.splitlines() if "reference inputs/s" in line]) == 1
     assert "reference on cpu: inputs a second in batches of 1" in outcome.out
 
 

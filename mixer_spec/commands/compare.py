@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +15,7 @@ from rich.markup import escape
 from mixer_spec import published
 from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
-from mixer_spec.throughput import WARM_UP, Measured, measure
+from mixer_spec.throughput import WARM_UP, Measured, Throughput, measure
 from mixer_spec.variants import Variant
 
 from .architecture import find_architecture
@@ -146,27 +146,16 @@ def _describe_published(name: str) -> dict[str, Any]:
 def _print(
     out: Console, architectures: Sequence[Architecture], measured: Sequence[Measured], batch: int
 ) -> None:
-    speeds = [f"{found.backend}/s" for found in measured]
-    right = ("parameters", "no head", "GFLOPs", "MiB", *speeds, "TPUv3/s")
-    made = table("name", "input", *right, right=right, folding=("name",))
-    for number, (name, spec, found) in enumerate(architectures):
-        paper = published.tpu_throughput(name) if _of_the_paper(spec, found) else None
-        made.add_row(
-            escape(name),
-            "x".join(map(str, spec.input.shape)),
-            f"{spec.parameter_count:,}",
-            f"{spec.parameter_count_without_head:,}",
-            f"{2e-9 * spec.multiply_adds:.2f}",
-            f"{spec.activation_bytes / _MIB:.1f}",
-            *(_speed(one, number) for one in measured),
-            f"{paper:,}" if paper else "-",
-        )
+    names = [escape(name) for name, _, _ in architectures]
+    made = table("", *names, right=tuple(names), folding=tuple(names))
+    for label, cells in _rows(architectures, measured):
+        made.add_row(label, *cells)
     out.print(made)
     out.print(
         "\nGFLOPs: 2 x multiply-adds of the matrix products, one input. MiB: every layer's output "
         "for one input in float32.\n"
         + _how_measured(measured, batch)
-        + f"TPUv3/s: images a second on one core, as {published.SOURCE} gives them.",
+        + f"TPUv3 images/s: of one core, as {published.SOURCE} gives them.",
         soft_wrap=True,
         style="dim",
     )
@@ -176,11 +165,31 @@ def _print(
             out.print(f"\n[bold red]{escape(one.backend)} crashed[/]\n{escape(one.crash)}")
 
 
-def _speed(measured: Measured, number: int) -> str:
-    if measured.crash:
-        return "crashed"
-    speed = measured.throughput[number]
-    return f"{speed.median:.4g} ({speed.lowest:.4g}-{speed.highest:.4g})"
+def _rows(
+    architectures: Sequence[Architecture], measured: Sequence[Measured]
+) -> Iterator[tuple[str, list[str]]]:
+    """Each measure with its value for every architecture."""
+    specs = [spec for _, spec, _ in architectures]
+    yield "input", ["x".join(map(str, spec.input.shape)) for spec in specs]
+    yield "parameters", [f"{spec.parameter_count:,}" for spec in specs]
+    yield "without head", [f"{spec.parameter_count_without_head:,}" for spec in specs]
+    yield "GFLOPs", [f"{2e-9 * spec.multiply_adds:.2f}" for spec in specs]
+    yield "MiB", [f"{spec.activation_bytes / _MIB:.1f}" for spec in specs]
+    for one in measured:
+        speeds = ["crashed"] * len(specs) if one.crash else map(_speed, one.throughput)
+        yield f"{escape(one.backend)} inputs/s", [*speeds]
+    papers = [
+        published.tpu_throughput(name) if _of_the_paper(spec, found) else None
+        for name, spec, found in architectures
+    ]
+    yield "TPUv3 images/s", [_number(paper, ",d") for paper in papers]
+
+
+def _speed(throughput: Throughput) -> str:
+    """The median, and how far the rounds went from it."""
+    median = throughput.median
+    spread = max(throughput.highest - median, median - throughput.lowest) / median
+    return f"{median:,.4g} ±{spread:.0%}"
 
 
 def _how_measured(measured: Sequence[Measured], batch: int) -> str:
@@ -189,7 +198,7 @@ def _how_measured(measured: Sequence[Measured], batch: int) -> str:
     devices = ", ".join(f"{found.backend} on {found.device}" for found in measured)
     return (
         f"{devices}: inputs a second in batches of {batch}, float32, NumPy in and out: the median "
-        f"of {_ROUNDS} alternating rounds (slowest-fastest).\n"
+        f"of {_ROUNDS} alternating rounds, ± the one farthest from it.\n"
     )
 
 
@@ -198,12 +207,11 @@ def _print_published(out: Console, names: Sequence[str]) -> None:
     rows = [row for name in dict.fromkeys(names) for row in published.results(name)]
     if not rows:
         return
-    right = ("pixels", "epochs", "ImageNet", "ReaL", "avg 5", "VTAB", "TPUv3/s", "core-days")
-    made = table("published", "table", "pre-trained on", *right, right=right)
+    right = ("px", "ep", "top-1", "ReaL", "avg 5", "VTAB", "img/s", "days")
+    made = table("published", "pre-training", *right, right=right)
     for row in rows:
         made.add_row(
             row.system,
-            str(row.table),
             row.data,
             *(_number(n, "d") for n in (row.image_size, row.epochs)),
             *(_number(n, ".2f") for n in (row.imagenet, row.real, row.average_5, row.vtab)),
@@ -212,8 +220,9 @@ def _print_published(out: Console, names: Sequence[str]) -> None:
         )
     out.print("", made)
     out.print(
-        f"\n{published.SOURCE}, tables 2 and 3: top-1 in percent after fine-tuning at that size; "
-        "~ is extrapolated by the paper.",
+        f"\n{published.SOURCE}, tables 2 and 3: ep epochs of pre-training, then fine-tuned at px "
+        "pixels; percent of top-1 on ImageNet, ReaL, five tasks, VTAB-1k; images a second on one "
+        "TPUv3 core, and days of one to pre-train, ~ where extrapolated.",
         soft_wrap=True,
         style="dim",
     )
