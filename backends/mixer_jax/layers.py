@@ -140,12 +140,12 @@ def depthwise_conv(layer: layers.DepthwiseConv, own: Own, x: jax.Array, run: Run
     # times as fast as its convolution with a group for each channel.
     around = ((0, 0), (height // 2,) * 2, (width // 2,) * 2, (0, 0))
     image = jnp.pad(x.reshape(x.shape[0], rows, columns, x.shape[2]), around)
-    found = sum(
+    products = (
         image[:, i : i + rows, j : j + columns] * own["kernel"][i, j]
         for i in range(height)
         for j in range(width)
     )
-    return jnp.reshape(found, x.shape) + own["bias"]
+    return sum(products, start=own["bias"]).reshape(x.shape)
 
 
 def group_channels(layer: layers.GroupChannels, own: Own, x: jax.Array, run: Run) -> jax.Array:
