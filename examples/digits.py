@@ -140,7 +140,7 @@ def prove(weights: Weights, images: Array, out: Console) -> list[str]:
     frameworks = ["jax", "torch", "onnxruntime"]
     reports = [
         verify(
-            SPEC, frameworks, weights=weights, images=images, name="Every stage, trained weights"
+            SPEC, frameworks, weights=weights, inputs=images, name="Every stage, trained weights"
         ),
         verify(SPEC, frameworks, name="Every stage, conformance weights"),
     ]

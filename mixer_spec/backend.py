@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .errors import InputError, UnknownNameError
 from .extras import load_or_name_extra
 from .model import ModelSpec
+from .shapes import Image, ModelInput, TokenIds
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -51,18 +52,20 @@ class BackendInfo:
 class Model(Protocol):
     """A model loaded with weights, ready to run."""
 
-    def forward(self, images: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
+    def forward(self, inputs: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
         """Run a batch.
 
         Args:
-            images: ``[batch, height, width, rgb]``, preprocessed, float32 (float64 for ``f64``).
+            inputs: what ``spec.input`` says, with a batch axis in front: preprocessed images
+                ``[batch, height, width, rgb]`` or vectors ``[batch, token, channel]`` in float32
+                (float64 for ``f64``), or ids ``[batch, token]``.
             taps: names out of ``spec.taps``.
 
         Returns:
             ``"logits"`` ``[batch, class]`` always, and every tap asked for.
 
         Raises:
-            InputError: if the images or the taps do not fit the spec.
+            InputError: if the inputs or the taps do not fit the spec.
         """
         ...
 
@@ -102,39 +105,24 @@ def check_profile(info: BackendInfo, profile: str) -> None:
         )
 
 
-def check_images(
-    spec: ModelSpec, images: NDArray[Any], taps: Sequence[str] = (), *, where: str = "images"
+def check_inputs(
+    spec: ModelSpec, inputs: NDArray[Any], taps: Sequence[str] = (), *, where: str = "inputs"
 ) -> None:
-    """Refuse images and taps that do not fit ``spec``; every backend calls this first.
+    """Refuse inputs and taps that do not fit ``spec``; every backend calls this first.
 
     Args:
         spec: the architecture.
-        images: should be ``[batch, height, width, rgb]`` in a floating dtype.
+        inputs: should be ``[batch, height, width, rgb]`` or ``[batch, token, channel]`` in a
+            floating dtype, or ids ``[batch, token]`` in a whole-number dtype.
         taps: should be names out of ``spec.taps``.
         where: the argument's name for the message.
 
     Raises:
         InputError: with every rule broken.
     """
-    problems = []
-    expected = ("batch", *spec.input.shape)
-    layout = f"[batch, {', '.join(map(str, spec.input.shape))}] (batch, height, width, rgb)"
-    if not isinstance(images, np.ndarray):
-        raise InputError(where, f"must be a NumPy array, got {type(images).__name__}")
-    if images.ndim != len(expected):
-        problems.append(f"wrong rank; expected {layout}, got {list(images.shape)}")
-    elif images.shape[1:] != spec.input.shape:
-        hint = ""
-        if (images.shape[2], images.shape[3], images.shape[1]) == spec.input.shape:
-            hint = "; these are channels first: use images.transpose(0, 2, 3, 1)"
-        problems.append(f"wrong image size; expected {layout}, got {list(images.shape)}{hint}")
-    elif images.shape[0] == 0:
-        problems.append("empty batch; expected at least one image, got 0")
-    if not np.issubdtype(images.dtype, np.floating):
-        problems.append(
-            f"wrong dtype; expected float32, got {images.dtype}; "
-            "mixer_spec.preprocess turns photos into float32 pixels"
-        )
+    if not isinstance(inputs, np.ndarray):
+        raise InputError(where, f"must be a NumPy array, got {type(inputs).__name__}")
+    problems = [*_wrong_shape(spec.input, inputs.shape), *_wrong_values(spec.input, inputs)]
     unknown = [tap for tap in taps if tap not in spec.taps]
     if unknown:
         near = difflib.get_close_matches(unknown[0], spec.taps, n=3)
@@ -143,6 +131,36 @@ def check_images(
         )
     if problems:
         raise InputError(where, problems)
+
+
+def _wrong_shape(expected: ModelInput, shape: tuple[int, ...]) -> Iterator[str]:
+    sizes, axes = ", ".join(map(str, expected.shape)), ", ".join(expected.axes)
+    layout = f"[batch, {sizes}] (batch, {axes})"
+    if len(shape) != len(expected.shape) + 1:
+        yield f"wrong rank; expected {layout}, got {list(shape)}"
+    elif shape[1:] != expected.shape:
+        hint = ""
+        if isinstance(expected, Image) and (shape[2], shape[3], shape[1]) == expected.shape:
+            hint = "; these are channels first: use images.transpose(0, 2, 3, 1)"
+        yield f"wrong size; expected {layout}, got {list(shape)}{hint}"
+    elif shape[0] == 0:
+        yield "empty batch; expected at least one, got 0"
+
+
+def _wrong_values(expected: ModelInput, inputs: NDArray[Any]) -> Iterator[str]:
+    if isinstance(expected, TokenIds):
+        if not np.issubdtype(inputs.dtype, np.integer):
+            yield f"wrong dtype; expected whole numbers (int64), got {inputs.dtype}"
+        elif inputs.size and not 0 <= inputs.min() <= inputs.max() < expected.vocabulary:
+            yield (
+                f"ids outside of the vocabulary; expected 0 to {expected.vocabulary - 1}, "
+                f"got {inputs.min()} to {inputs.max()}"
+            )
+    elif not np.issubdtype(inputs.dtype, np.floating):
+        hint = ""
+        if isinstance(expected, Image):
+            hint = "; mixer_spec.preprocess turns photos into float32 pixels"
+        yield f"wrong dtype; expected float32, got {inputs.dtype}{hint}"
 
 
 def backend_names() -> tuple[str, ...]:

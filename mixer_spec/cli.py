@@ -16,6 +16,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from . import __version__
+from .commands.compare import compare
 from .commands.doctor import doctor
 from .commands.info import info
 from .commands.list import list_variants
@@ -83,6 +84,7 @@ app = typer.Typer(
 )
 app.command("list")(list_variants)
 app.command()(info)
+app.command()(compare)
 app.command()(schema)
 app.command()(doctor)
 

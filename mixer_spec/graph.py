@@ -125,7 +125,7 @@ def _place_one(
     if not isinstance(incoming, layer.accepts):
         problems.append(
             f"{path}: {layer.kind} does not take this shape; "
-            f"expected {layer.accepts.__name__.lower()}, got {incoming}"
+            f"expected {layer.accepts.noun}, got {incoming.noun} {incoming}"
         )
         return None
     broken = [f"{path}: {rule}" for rule in layer.rules(incoming)]

@@ -23,7 +23,7 @@ from .layers import (
     Residual,
     StemLayer,
 )
-from .shapes import Image, Shape
+from .shapes import ModelInput, Shape, Table
 
 SPEC_VERSION = 1
 """The version of the JSON form; a spec of a higher version is refused."""
@@ -57,8 +57,8 @@ class ModelSpec(Checked):
     """One architecture: ``stem -> stages of residual blocks -> norm -> pool -> head``.
 
     Args:
-        input: the image that enters, without batch.
-        stem: the layer that makes tokens of the image.
+        input: what enters, without batch: an image, or a sequence.
+        stem: the layer that makes tokens of it.
         embeddings: what joins the tokens before the first block (ViT's class token, positions).
         stages: the blocks.
         norm: the norm behind the last block.
@@ -79,7 +79,7 @@ class ModelSpec(Checked):
     """
 
     kind: ClassVar[str] = "model"
-    input: Image
+    input: ModelInput
     stem: StemLayer
     embeddings: tuple[EmbeddingLayer, ...]
     stages: tuple[Stage, ...]
@@ -135,6 +135,12 @@ class ModelSpec(Checked):
     def parameter_count(self) -> int:
         """The number of weights, head included."""
         return sum(parameter.size for parameter in self.parameters().values())
+
+    @property
+    def parameter_count_without_head(self) -> int:
+        """The number of weights without those of the classifier, as the papers count."""
+        head = self.steps[-1].nodes
+        return self.parameter_count - sum(p.size for node in head for _, p in node.parameters())
 
     @property
     def multiply_adds(self) -> int:
@@ -222,9 +228,21 @@ def _unfold(spec: ModelSpec, problems: list[str], *, every_block: bool) -> Itera
             placed = place(layers, shape, path, problems)
             if placed is None:
                 return
+            if path.startswith("transitions."):
+                problems += _growth(path, shape, placed[-1].outgoing)
             nodes += placed
             shape = nodes[-1].outgoing
         yield Step(tap, tuple(nodes))
+
+
+def _growth(path: str, entering: Shape, leaving: Shape) -> Iterator[str]:
+    assert isinstance(entering, Table)
+    assert isinstance(leaving, Table)
+    if leaving.tokens > entering.tokens:
+        yield (
+            f"{path}: a pyramid does not grow; "
+            f"expected at most {entering.tokens} tokens, got {leaving.tokens}"
+        )
 
 
 def _plan(

@@ -1,4 +1,4 @@
-"""The published variants: one literal table of name, builder, parameter count and source."""
+"""The variants: one literal table of name, builder, parameter count and source."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
+from typing import Literal
 
+from .ablations import mixer_grouped, mixer_pyramid, mixer_untied, resmlp_ablation
+from .blocks import NORM
 from .errors import UnknownNameError
-from .families import ImageSize, gmixer, gmlp, mixer, resmlp, vit
-from .layers import Constant, Initial, Normal
+from .families import feed_forward, gmixer, gmlp, mixer, resmlp, vit
+from .layers import Affine, Constant, Initial, Normal, NormLayer
 from .model import ModelSpec
+from .shapes import ImageSize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +26,8 @@ class Variant:
     Args:
         name: the name that is stored, as in ``mixer_b16``.
         build: makes the spec from ``image_size`` and ``classes``.
-        parameters: the published number of weights at 224 pixels and 1000 classes.
+        parameters: the number of weights at 224 pixels and 1000 classes: the published one, or
+            for an ablation, which has none, the one that its formula in the tests gives.
         source: where the numbers come from.
         preprocessing: the name of the pipeline its published weights were evaluated with.
         aliases: other names that people type, beyond what :func:`variant` normalises.
@@ -58,6 +63,11 @@ _GMLP = "arXiv:2105.08050, table 1; huggingface/pytorch-image-models, mlp_mixer.
 _GMIXER = "huggingface/pytorch-image-models, mlp_mixer.py"
 _VIT = "arXiv:2010.11929, table 1; google-research/vision_transformer, vit_jax/configs/models.py"
 
+_FF = "arXiv:2105.02723, table 1; lukemelas/do-you-even-need-attention"
+_MIXER_ABLATION = "arXiv:2105.01601v4, appendix A.1; no weights were published"
+_RESMLP_ABLATION = "arXiv:2105.03404, table 3; no weights were published"
+
+_SMALL = {"channels": 512, "token_hidden": 256, "channel_hidden": 2048}
 _small = partial(mixer, channels=512, depth=8, token_hidden=256, channel_hidden=2048)
 _base = partial(mixer, channels=768, depth=12, token_hidden=384, channel_hidden=3072)
 _large = partial(mixer, channels=1024, depth=24, token_hidden=512, channel_hidden=4096)
@@ -96,6 +106,77 @@ def _gmlp(name: str, parameters: int, channels: int) -> Variant:
     )
 
 
+def _gmixer(name: str, parameters: int, depth: int) -> Variant:
+    sizes = {"channels": 384, "token_hidden": 384, "channel_hidden": 1536}
+    return Variant(
+        name=name,
+        build=partial(gmixer, patch=16, depth=depth, **sizes),
+        parameters=parameters,
+        source=_GMIXER,
+        preprocessing="timm_imagenet",
+    )
+
+
+def _vit(
+    name: str, parameters: int, size: str, *, patch: int, channels: int, depth: int, heads: int
+) -> Variant:
+    build = partial(
+        vit,
+        patch=patch,
+        channels=channels,
+        depth=depth,
+        heads=heads,
+        channel_hidden=4 * channels,
+    )
+    return Variant(
+        name=name,
+        build=build,
+        parameters=parameters,
+        source=_VIT,
+        preprocessing="big_vision",
+        aliases=(f"vit_{size}_patch{patch}",),
+    )
+
+
+def _feed_forward(name: str, parameters: int, size: str, **sizes: int) -> Variant:
+    return Variant(
+        name=name,
+        build=partial(feed_forward, **sizes),
+        parameters=parameters,
+        source=_FF,
+        preprocessing="timm_imagenet",
+        aliases=(f"ff_{size}", f"linear_{size}"),
+    )
+
+
+def _ablation(name: str, parameters: int, build: Callable[..., ModelSpec]) -> Variant:
+    return Variant(
+        name=name,
+        build=build,
+        parameters=parameters,
+        source=_MIXER_ABLATION,
+        preprocessing="big_vision",
+    )
+
+
+def _resmlp_ablation(
+    name: str,
+    parameters: int,
+    *,
+    mixing: Literal["linear", "mlp", "conv", "separable_conv"],
+    norm: NormLayer,
+) -> Variant:
+    sizes = {"patch": 16, "channels": 384, "depth": 12}
+    return Variant(
+        name=name,
+        build=partial(resmlp_ablation, **sizes, mixing=mixing, norm=norm),
+        parameters=parameters,
+        source=_RESMLP_ABLATION,
+        preprocessing="deit_resmlp",
+        initial={".scale.scale": Constant(0.1)},
+    )
+
+
 _ALL = (
     _mixer("mixer_s32", 19_104_624, partial(_small, patch=32)),
     _mixer("mixer_s16", 18_528_264, partial(_small, patch=16)),
@@ -113,23 +194,36 @@ _ALL = (
     _gmlp("gmlp_ti16", 5_867_328, 128),
     _gmlp("gmlp_s16", 19_422_656, 256),
     _gmlp("gmlp_b16", 73_075_392, 512),
-    Variant(
-        name="gmixer_12",
-        build=partial(
-            gmixer, patch=16, channels=384, depth=12, token_hidden=384, channel_hidden=1536
-        ),
-        parameters=12_701_080,
-        source=_GMIXER,
-        preprocessing="timm_imagenet",
+    _gmixer("gmixer_12", 12_701_080, depth=12),
+    _gmixer("gmixer_24", 24_721_096, depth=24),
+    _vit("vit_s16", 22_050_664, "small", patch=16, channels=384, depth=12, heads=6),
+    _vit("vit_b32", 88_224_232, "base", patch=32, channels=768, depth=12, heads=12),
+    _vit("vit_b16", 86_567_656, "base", patch=16, channels=768, depth=12, heads=12),
+    _vit("vit_l16", 304_326_632, "large", patch=16, channels=1024, depth=24, heads=16),
+    _vit("vit_h14", 632_045_800, "huge", patch=14, channels=1280, depth=32, heads=16),
+    _feed_forward("ff_ti16", 7_676_332, "tiny", patch=16, channels=192, depth=12),
+    _feed_forward("ff_b16", 61_943_020, "base", patch=16, channels=768, depth=12),
+    _feed_forward("ff_l32", 206_213_048, "large", patch=32, channels=1024, depth=24),
+    _ablation("mixer_s32_untied", 122_911_208, partial(mixer_untied, **_SMALL, patch=32, depth=8)),
+    _ablation(
+        "mixer_s16_grouped",
+        19_332_648,
+        partial(mixer_grouped, **_SMALL, patch=16, depth=8, groups=2, views=False),
     ),
-    Variant(
-        name="vit_b16",
-        build=partial(vit, patch=16, channels=768, depth=12, heads=12, channel_hidden=3072),
-        parameters=86_567_656,
-        source=_VIT,
-        preprocessing="big_vision",
-        aliases=("vit_base_patch16",),
+    _ablation(
+        "mixer_s16_views",
+        21_433_896,
+        partial(mixer_grouped, **_SMALL, patch=16, depth=8, groups=2, views=True),
     ),
+    _ablation(
+        "mixer_s16_pyramid",
+        18_290_669,
+        partial(mixer_pyramid, **_SMALL, patch=16, depths=(4, 4), shrink=4),
+    ),
+    _resmlp_ablation("resmlp_12_mlp", 18_587_224, mixing="mlp", norm=Affine()),
+    _resmlp_ablation("resmlp_12_conv", 14_933_608, mixing="conv", norm=Affine()),
+    _resmlp_ablation("resmlp_12_sepconv", 16_707_688, mixing="separable_conv", norm=Affine()),
+    _resmlp_ablation("resmlp_12_layernorm", 15_350_872, mixing="linear", norm=NORM),
 )
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType({variant.name: variant for variant in _ALL})

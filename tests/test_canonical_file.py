@@ -21,7 +21,8 @@ from mixer_converters import load, save
 from mixer_converters.metadata import FORMAT_VERSION
 from mixer_spec import FileError, SpecError, WeightsError, families
 from mixer_spec.preprocess import PIPELINES
-from mixer_spec.weights import Weights, digest
+from mixer_spec.shapes import TokenIds
+from mixer_spec.weights import Weights, digest, initial
 
 SPEC = families.mixer(
     image_size=(8, 12), patch=4, channels=6, depth=1, token_hidden=5, channel_hidden=7, classes=3
@@ -379,6 +380,25 @@ def test_wrong_metadata_is_refused_before_anything_is_written(
     with pytest.raises(SpecError, match=message):
         save(path, SPEC, normal_weights(), **arguments)
     assert not list(path.parent.iterdir())
+
+
+def test_a_sequence_has_no_preprocessing_of_photos(path: Path) -> None:
+    spec = families.sequence_mixer(
+        input=TokenIds(tokens=6, vocabulary=11),
+        channels=8,
+        depth=1,
+        token_hidden=5,
+        channel_hidden=7,
+        classes=3,
+    )
+    weights = initial(spec)
+    with pytest.raises(SpecError, match=r"is for photos; expected none beside \[token 6\] of 11"):
+        save(path, spec, weights, preprocessing=PIPELINES["big_vision"])
+    assert not list(path.parent.iterdir())
+    save(path, spec, weights, labels=["a", "b", "c"])
+    file = load(path)
+    assert (file.spec, file.preprocessing, file.labels) == (spec, None, ("a", "b", "c"))
+    file.check_digest()
 
 
 def test_wrong_weights_are_refused_before_anything_is_written(path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mixer_spec import VARIANTS, ModelSpec, __version__, variant
+from mixer_spec import VARIANTS, ModelSpec, __version__, families, variant
 from mixer_spec.cli import main
 from mixer_spec.preprocess import PIPELINES, Preprocessing
 from mixer_spec.schema import json_schema
+from mixer_spec.shapes import TokenIds, Vectors
 
 
 class Outcome(NamedTuple):
@@ -49,7 +50,8 @@ def test_list_names_every_variant_with_its_published_parameters(run: Run) -> Non
     assert outcome.code == 0
     assert outcome.err == ""
     for published in VARIANTS.values():
-        (line,) = [line for line in outcome.out.splitlines() if line.startswith(published.name)]
+        name = f"{published.name} "
+        (line,) = [line for line in outcome.out.splitlines() if line.startswith(name)]
         assert f" {published.parameters:,} " in line
         assert published.source in line
     assert "2 x multiply-adds" in outcome.out
@@ -63,7 +65,21 @@ def test_list_as_json_holds_the_same(run: Run) -> None:
     assert by_name["mixer_b16"]["gflops"] == pytest.approx(25.2, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["mixer_s32", "gmlp_s16", "resmlp_b24", "gmixer_12", "vit_b16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mixer_s32",
+        "gmlp_s16",
+        "resmlp_b24",
+        "gmixer_12",
+        "vit_b16",
+        "ff_ti16",
+        "mixer_s32_untied",
+        "mixer_s16_views",
+        "mixer_s16_pyramid",
+        "resmlp_12_sepconv",
+    ],
+)
 def test_layers_of_info_add_up_to_the_totals(run: Run, name: str) -> None:
     told = json.loads(run("info", name, "--json").out)
     spec = variant(name).spec()
@@ -136,6 +152,55 @@ def test_info_reads_a_spec_file(run: Run, tmp_path: Path) -> None:
     assert told["fingerprint"] == spec.fingerprint
     assert ModelSpec.from_json(json.dumps(told["spec"])) == spec
     assert run("info", str(path)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("entering", "told", "stem", "words"),
+    [
+        (
+            TokenIds(tokens=64, vocabulary=8000),
+            [64],
+            ["stem", "64", "64x16", "1", "128,000"],
+            "ids of words [token 64] of 8000 words",
+        ),
+        (
+            Vectors(tokens=64, channels=12),
+            [64, 12],
+            ["stem", "64x12", "64x16", "1", "208"],
+            "vectors [token 64, channel 12]",
+        ),
+    ],
+    ids=["words", "vectors"],
+)
+def test_info_reads_the_spec_file_of_a_sequence(
+    run: Run,
+    tmp_path: Path,
+    entering: TokenIds | Vectors,
+    told: list[int],
+    stem: list[str],
+    words: str,
+) -> None:
+    spec = families.sequence_mixer(
+        input=entering, channels=16, depth=2, token_hidden=8, channel_hidden=32, classes=2
+    )
+    path = tmp_path / "sequence.json"
+    path.write_text(spec.to_json())
+    data = json.loads(run("info", str(path), "--json").out)
+    assert data["input"] == told
+    assert data["parameters"] == spec.parameter_count
+    assert ModelSpec.from_json(json.dumps(data["spec"])) == spec
+    outcome = run("info", str(path))
+    assert outcome.code == 0
+    rows = [line.split() for line in outcome.out.splitlines()]
+    assert [row[: len(stem)] for row in rows if row[:1] == ["stem"]] == [stem]
+    assert ["input", *words.split()] in rows
+
+
+def test_info_shows_the_transition_of_a_pyramid(run: Run) -> None:
+    out = run("info", "mixer_s16_pyramid").out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert rows["transitions.1.dense_1"][:2] == ["256x512", "49x512"]
+    assert rows["blocks.4-7.token_mixing"][:2] == ["49x512", "49x512"]
 
 
 def test_schema_command_prints_the_schema(run: Run) -> None:

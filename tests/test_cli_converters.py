@@ -12,14 +12,19 @@ import pytest
 
 from mixer_converters import load, save
 from mixer_converters.onnx_file import read_onnx
-from mixer_spec import families, variant
+from mixer_spec import ModelSpec, families, variant
 from mixer_spec.cli import main
 from mixer_spec.preprocess import PIPELINES
+from mixer_spec.shapes import TokenIds, Vectors
 from mixer_spec.weights import digest, initial
 
 TINY = families.mixer(
     image_size=8, patch=4, channels=6, depth=1, token_hidden=5, channel_hidden=7, classes=3
 )
+SEQUENCES: dict[str, TokenIds | Vectors] = {
+    "input_ids": TokenIds(tokens=6, vocabulary=11),
+    "input_vectors": Vectors(tokens=6, channels=5),
+}
 
 
 class Outcome(NamedTuple):
@@ -61,6 +66,24 @@ def tiny(tmp_path: Path) -> str:
     return "tiny.safetensors"
 
 
+@pytest.fixture(params=SEQUENCES)
+def sequence(request: pytest.FixtureRequest, run: Run, tmp_path: Path) -> str:
+    """The name of a graph's input, with ``words.json`` and ``words.safetensors`` for it."""
+    spec = families.sequence_mixer(
+        input=SEQUENCES[request.param],
+        channels=8,
+        depth=1,
+        token_hidden=5,
+        channel_hidden=7,
+        classes=3,
+    )
+    (tmp_path / "words.json").write_text(spec.to_json(), encoding="utf-8")
+    (tmp_path / "names.txt").write_text("good\nbad\nugly\n", encoding="utf-8")
+    arguments = ("-o", "words.safetensors", "--labels", "names.txt")
+    assert run("init", "words.json", *arguments).code == 0
+    return str(request.param)
+
+
 # --- init -----------------------------------------------------------------------------------
 
 
@@ -97,6 +120,14 @@ def test_init_reads_labels_as_json_and_a_spec_file(run: Run, tmp_path: Path) -> 
     assert run("init", "tiny.json", "-o", "t.safetensors", "--labels", "names.json").code == 0
     file = load("t.safetensors")
     assert (file.spec, file.labels, file.variant) == (TINY, ("a", "b", "c"), None)
+
+
+def test_init_takes_the_spec_of_a_sequence(sequence: str) -> None:
+    spec = ModelSpec.from_json(Path("words.json").read_text(encoding="utf-8"))
+    file = load("words.safetensors")
+    assert (file.spec, file.variant, file.preprocessing) == (spec, None, None)
+    assert file.labels == ("good", "bad", "ugly")
+    assert file.weights_digest == digest(initial(spec))
 
 
 def test_init_as_json_is_one_document(run: Run, tmp_path: Path) -> None:
@@ -187,12 +218,34 @@ def test_export_as_json_is_one_document(run: Run, tiny: str) -> None:
         "bytes": Path("tiny.onnx").stat().st_size,
         "opset": 20,
         "ir_version": 9,
-        "input": "pixel_values, NCHW",
+        "input": "pixel_values",
+        "input_layout": "NCHW",
         "outputs": ["logits"],
         "variant": None,
         "fingerprint": TINY.fingerprint,
         "weights_digest": load(tiny).weights_digest,
     }
+
+
+def test_export_of_a_sequence_says_what_enters_and_nothing_of_photos(
+    run: Run, sequence: str
+) -> None:
+    outcome = run("export", "words.safetensors")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"input            {sequence}\n" in outcome.out
+    assert "layout" not in outcome.out
+    assert "predict" not in outcome.out
+    assert "mixer_onnxruntime.load_onnx('words.onnx').forward(inputs)" in outcome.out
+    answer = json.loads(run("export", "words.safetensors", "--force", "--json").out)
+    assert (answer["input"], answer["input_layout"]) == (sequence, None)
+    assert read_onnx("words.onnx").spec == load("words.safetensors").spec
+
+
+def test_export_refuses_a_layout_for_a_sequence(run: Run, sequence: str) -> None:
+    outcome = run("export", "words.safetensors", "--layout", "nchw")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "input_layout is for images" in outcome.err
+    assert not Path("words.onnx").exists()
 
 
 def test_export_refuses_weights_that_changed_since(run: Run, tiny: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -19,13 +20,19 @@ from mixer_conformance.tolerance import (
     worst,
     yardstick_runs,
 )
-from mixer_spec import ModelSpec, families, variant
+from mixer_spec import ModelSpec, ablations, families, variant
+from mixer_spec.blocks import NORM
 from mixer_spec.graph import Node, Step
+from mixer_spec.layers import ChannelDense, TokenNorm
+from mixer_spec.model import Stage
 from mixer_spec.reference import Shuffled, run_step
 from mixer_spec.reference.layers import COMPUTE
+from mixer_spec.shapes import TokenIds, Vectors
 
 Array = np.ndarray[Any, Any]
 SMALL = {"image_size": (8, 12), "patch": 4, "channels": 8, "depth": 1, "classes": 7}
+HIDDEN = {"token_hidden": 5, "channel_hidden": 12}
+SEQUENCE = {"channels": 8, "depth": 1, "classes": 7, **HIDDEN}
 
 
 def every_family() -> list[ModelSpec]:
@@ -35,6 +42,12 @@ def every_family() -> list[ModelSpec]:
         families.gmlp(**SMALL),
         families.gmixer(**SMALL, token_hidden=10, channel_hidden=24),
         families.vit(**SMALL, heads=2, channel_hidden=12),
+        families.feed_forward(**SMALL),
+        ablations.mixer_untied(**SMALL, **HIDDEN),
+        ablations.mixer_grouped(**SMALL, **HIDDEN, groups=2, views=True),
+        ablations.resmlp_ablation(**SMALL, mixing="separable_conv", norm=NORM),
+        families.sequence_mixer(**SEQUENCE, input=TokenIds(tokens=6, vocabulary=9)),
+        families.sequence_mixer(**SEQUENCE, input=Vectors(tokens=6, channels=5)),
     ]
 
 
@@ -160,6 +173,36 @@ def test_the_floor_of_a_sum_grows_with_its_root() -> None:
     assert floor_of(top_node(spec, "logits"), ONES, ONES) == 0.41 * math.sqrt(8 + 2)
 
 
+def test_every_kind_of_sum_counts_its_own_terms() -> None:
+    untied, conv = every_family()[6], every_family()[8]
+    layers = {node.path: node for spec in (untied, conv) for node in spec.nodes()}
+    for path, terms in (
+        ("blocks.0.token_mixing.dense_1", 5),  # the hidden tokens, once for each channel
+        ("blocks.0.token_mixing.conv", 3 * 3),  # the window, whatever the grid
+    ):
+        found = floor_of(layers[path], ONES, ONES)
+        assert found == 0.41 * math.sqrt(terms + 2), path
+
+
+def test_a_norm_between_stages_counts_the_sums_of_its_statistics() -> None:
+    spec = families.mixer(**SMALL, **HIDDEN)
+    (stage,) = spec.stages
+    for norm, terms in ((NORM, 8), (TokenNorm(epsilon=1e-6), 6)):
+        behind = Stage(transition=(norm, ChannelDense(features=8)), block=stage.block, depth=1)
+        pyramid = dataclasses.replace(spec, stages=(behind,))
+        node = pyramid.steps[1].nodes[0]
+        assert floor_of(node, ONES, ONES) == math.hypot(0.41 * math.sqrt(terms + 2), 4)
+
+
+def test_a_table_that_is_looked_up_or_rearranged_is_a_copy() -> None:
+    words, grouped = every_family()[9], every_family()[7]
+    (branch,) = (n for n in grouped.nodes() if n.path == "blocks.0.token_mixing")
+    rearranged = [node for node in branch.children if "group" in node.name]
+    assert [node.name for node in rearranged] == ["group", "ungroup"]
+    for node in (top_node(words, "stem"), *rearranged):
+        assert floor_of(node, ONES, ONES) == 0.0
+
+
 def test_the_floor_of_a_branch_counts_by_its_share_of_the_stream() -> None:
     node = top_node(every_family()[0], "blocks.0.token_mixing")
     branch = math.sqrt(4**2 + 0.41**2 * (6 + 2) + 4**2 + 0.41**2 * (5 + 2))
@@ -205,7 +248,10 @@ def _floors_and_noise(spec: ModelSpec) -> list[tuple[str, float, float]]:
                 name: (generator.normal(size=p.shape) / math.sqrt(p.fan_in or 4)).astype(np.float32)
                 for name, p in node.parameters()
             }
-            x = generator.normal(size=(8, *node.incoming.shape)).astype(np.float32)
+            shape = (8, *node.incoming.shape)
+            x: Array = generator.normal(size=shape).astype(np.float32)
+            if isinstance(node.incoming, TokenIds):
+                x = generator.integers(node.incoming.vocabulary, size=shape)
             y = run_step(one, weights, x)
             noisy = run_step(one, weights, x, Shuffled(0))
             found.append((node.path, step_floor(node, x, y), deviation(noisy, y).rms))

@@ -8,9 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mixer_conformance import conformance_images, conformance_weights
+from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_conformance.weights import splitmix64
-from mixer_spec import InputError, ModelSpec, families, variant
+from mixer_spec import InputError, ModelSpec, ablations, families, variant
+from mixer_spec.blocks import NORM
+from mixer_spec.shapes import TokenIds, Vectors
 from mixer_spec.weights import digest, validate
 
 MASK = 2**64 - 1
@@ -28,15 +30,20 @@ def pico() -> ModelSpec:
     )
 
 
-def every_kind() -> list[ModelSpec]:
-    small = {"image_size": (8, 12), "patch": 4, "channels": 8, "depth": 2, "classes": 7}
-    return [
-        pico(),
-        families.resmlp(**small),
-        families.gmlp(**small),
-        families.gmixer(**small, token_hidden=10, channel_hidden=24),
-        families.vit(**small, heads=2, channel_hidden=12),
-    ]
+SMALL = {"image_size": (8, 12), "patch": 4, "channels": 8, "depth": 2, "classes": 7}
+SEQUENCE = {"channels": 8, "depth": 2, "token_hidden": 5, "channel_hidden": 12, "classes": 7}
+SPECS = {
+    "mixer": pico(),
+    "resmlp": families.resmlp(**SMALL),
+    "gmlp": families.gmlp(**SMALL),
+    "gmixer": families.gmixer(**SMALL, token_hidden=10, channel_hidden=24),
+    "vit": families.vit(**SMALL, heads=2, channel_hidden=12),
+    "feed-forward": families.feed_forward(**SMALL),
+    "untied": ablations.mixer_untied(**SMALL, token_hidden=5, channel_hidden=12),
+    "conv": ablations.resmlp_ablation(**SMALL, mixing="separable_conv", norm=NORM),
+    "words": families.sequence_mixer(**SEQUENCE, input=TokenIds(tokens=6, vocabulary=1000)),
+    "vectors": families.sequence_mixer(**SEQUENCE, input=Vectors(tokens=6, channels=5)),
+}
 
 
 # --- the recipe, once more in plain integers --------------------------------------------------
@@ -109,7 +116,7 @@ def test_weights_follow_the_recipe(
 
 
 def test_layer_scale_and_embeddings_follow_the_recipe() -> None:
-    resmlp, vit = every_kind()[1], every_kind()[4]
+    resmlp, vit = SPECS["resmlp"], SPECS["vit"]
     scale = conformance_weights(resmlp)["blocks.1.token_mixing.scale.scale"]
     assert scale.tolist() == [
         value(0, "blocks.1.token_mixing.scale.scale", i, 0.25, 32, 9) for i in range(8)
@@ -120,13 +127,47 @@ def test_layer_scale_and_embeddings_follow_the_recipe() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("spec", "name", "fan_in", "width", "exponent"),
+    [
+        ("untied", "blocks.1.token_mixing.dense_1.kernel", 5, 127, 7),
+        ("untied", "blocks.1.token_mixing.dense_1.bias", None, 127, 8),
+        ("conv", "blocks.0.token_mixing.conv.kernel", 9, 127, 8),
+        ("words", "stem.embedding", None, 127, 7),
+        ("vectors", "stem.kernel", 5, 127, 7),
+    ],
+)
+def test_weights_of_the_other_families_follow_the_recipe(
+    spec: str, name: str, fan_in: int | None, width: int, exponent: int
+) -> None:
+    assert SPECS[spec].parameters()[name].fan_in == fan_in
+    array = conformance_weights(SPECS[spec], 3)[name]
+    expected = [value(3, name, i, 0.0, width, exponent) for i in range(array.size)]
+    assert array.ravel().tolist() == expected
+
+
 def test_images_follow_the_recipe_and_extend_each_other() -> None:
     spec = pico()
-    images = conformance_images(spec, 3, seed=5)
+    images = conformance_inputs(spec, 3, seed=5)
     assert images.shape == (3, 8, 12, 3)
     expected = [value(5, "images", i, 0.0, 2**23 - 1, 23) for i in range(images.size)]
     assert images.ravel().tolist() == expected
-    assert np.array_equal(conformance_images(spec, 2, seed=5), images[:2])
+    assert np.array_equal(conformance_inputs(spec, 2, seed=5), images[:2])
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_words_and_vectors_follow_the_recipe_and_extend_each_other(seed: int) -> None:
+    words = conformance_inputs(SPECS["words"], 3, seed)
+    assert (words.shape, words.dtype) == ((3, 6), np.int64)
+    key = mix(mix(seed) ^ fnv1a("ids"))
+    expected = [mix((key + (i + 1) * 0x9E3779B97F4A7C15) & MASK) % 1000 for i in range(18)]
+    assert words.ravel().tolist() == expected
+    vectors = conformance_inputs(SPECS["vectors"], 3, seed)
+    assert (vectors.shape, vectors.dtype) == ((3, 6, 5), np.float32)
+    expected_vectors = [value(seed, "vectors", i, 0.0, 2**23 - 1, 23) for i in range(90)]
+    assert vectors.ravel().tolist() == expected_vectors
+    for name, inputs in (("words", words), ("vectors", vectors)):
+        assert np.array_equal(conformance_inputs(SPECS[name], 2, seed), inputs[:2])
 
 
 STEM = [0.18359375, -0.099609375, -0.009765625, 0.1796875]
@@ -139,14 +180,14 @@ def test_test_vectors_for_other_languages() -> None:
     weights = conformance_weights(pico())
     assert weights["stem.kernel"].ravel()[:4].tolist() == STEM
     assert weights["norm.scale"][:4].tolist() == SCALE
-    assert conformance_images(pico(), 1).ravel()[:3].tolist() == PIXELS
+    assert conformance_inputs(pico(), 1).ravel()[:3].tolist() == PIXELS
     assert digest(weights) == DIGEST
 
 
 # --- what a judge needs -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", every_kind(), ids=["mixer", "resmlp", "gmlp", "gmixer", "vit"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_weights_fit_their_spec_and_are_exact_in_bfloat16(spec: ModelSpec) -> None:
     weights = conformance_weights(spec)
     validate(spec, weights)
@@ -157,21 +198,21 @@ def test_weights_fit_their_spec_and_are_exact_in_bfloat16(spec: ModelSpec) -> No
 
 
 def test_images_are_exact_in_float32_and_not_in_tf32() -> None:
-    images = conformance_images(pico(), 1)
+    images = conformance_inputs(pico(), 1)
     bits = images.view(np.uint32)
     assert ((bits & np.uint32(0x1FFF)) != 0).mean() > 0.9
     assert np.abs(images).max() < 1
 
 
-@pytest.mark.parametrize("spec", every_kind(), ids=["mixer", "resmlp", "gmlp", "gmixer", "vit"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_no_tensor_is_zero_constant_or_symmetric(spec: ModelSpec) -> None:
     for name, array in conformance_weights(spec).items():
         assert np.unique(array).size > min(array.size, 50) // 2, name
-        if array.ndim == 2 and min(array.shape) > 1:
-            for transformed in (array[::-1], array[:, ::-1]):
-                assert not np.array_equal(transformed, array), name
-            if array.shape[0] == array.shape[1]:
-                assert not np.array_equal(array.T, array), name
+        for axis, length in enumerate(array.shape):
+            assert length == 1 or not np.array_equal(np.flip(array, axis), array), name
+        for one, other in itertools.combinations(range(array.ndim), 2):
+            if array.shape[one] == array.shape[other] > 1:
+                assert not np.array_equal(array.swapaxes(one, other), array), name
 
 
 def test_no_two_tensors_are_alike() -> None:
@@ -215,5 +256,5 @@ def test_values_do_not_depend_on_the_other_tensors() -> None:
 
 
 def test_an_empty_batch_is_rejected() -> None:
-    with pytest.raises(InputError, match="batch: must hold an image; expected at least 1, got 0"):
-        conformance_images(pico(), 0)
+    with pytest.raises(InputError, match="batch: must hold an input; expected at least 1, got 0"):
+        conformance_inputs(pico(), 0)

@@ -14,10 +14,20 @@ import mixer_jax.backend
 from mixer_jax import JaxBackend
 from mixer_spec import Backend, Model, families, load_backend
 from mixer_spec.errors import InputError, UnknownNameError, WeightsError
+from mixer_spec.shapes import TokenIds
 from mixer_spec.weights import initial
 
 SPEC = families.mixer(
     image_size=8, patch=4, channels=5, depth=2, token_hidden=3, channel_hidden=6, classes=3
+)
+
+WORDS = families.sequence_mixer(
+    input=TokenIds(tokens=4, vocabulary=300),
+    channels=5,
+    depth=1,
+    token_hidden=3,
+    channel_hidden=6,
+    classes=2,
 )
 
 
@@ -78,6 +88,27 @@ def test_the_images_may_have_any_floating_dtype_and_any_strides() -> None:
     found = model.forward(strided.astype(np.float32).astype(np.float64))["logits"]
     np.testing.assert_array_equal(found, expected[::-1])
     assert found.dtype == np.float32
+    np.testing.assert_array_equal(model.forward(_images(dtype=">f4"))["logits"], expected)
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["plain", "scanned"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", ">i8", "int64"])
+def test_ids_may_have_any_whole_dtype_and_stay_whole(dtype: str, scan: bool) -> None:
+    ids = np.array([[3, 0, 299 if dtype != "uint8" else 255, 1]])
+    weights = {n: np.ones(p.shape, np.float32) for n, p in WORDS.parameters().items()}
+    # Every word is told from its neighbours, and 299 from what float16 or uint8 make of it.
+    weights["stem.embedding"] = np.arange(300 * 5, dtype=np.float32).reshape(300, 5)
+    model = JaxBackend(scan=scan).load(WORDS, weights)
+    stem = model.forward(ids.astype(dtype), ["stem"])["stem"]
+    np.testing.assert_array_equal(stem, weights["stem.embedding"][ids])
+
+
+def test_wrong_ids_are_refused() -> None:
+    model = JaxBackend().load(WORDS, initial(WORDS))
+    with pytest.raises(InputError, match="ids outside of the vocabulary; expected 0 to 299"):
+        model.forward(np.array([[0, 1, 2, 300]]))
+    with pytest.raises(InputError, match="expected whole numbers"):
+        model.forward(np.zeros((1, 4), np.float32))
 
 
 def _noisy() -> dict[str, NDArray[np.float32]]:
@@ -117,7 +148,9 @@ def test_a_profile_computes_in_one_dtype_throughout(scan: bool, profile: Any, ab
     weights = {name: array.astype(dtype) for name, array in _noisy().items()}
     model = JaxBackend(scan=scan).load(SPEC, weights, profile=profile)
     with jax.enable_x64(True):
-        lowered = mixer_jax.backend._run.trace(SPEC, model.params, _images(dtype=dtype), SPEC.taps)
+        lowered = mixer_jax.backend._run.trace(
+            SPEC, model.params, _images(dtype=dtype), SPEC.taps, dtype
+        )
     program = str(lowered.jaxpr)
     assert absent not in program
     assert {"f32[": "f64[", "f64[": "f32["}[absent] in program

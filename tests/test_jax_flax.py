@@ -108,5 +108,5 @@ def test_a_train_state_learns_to_tell_images_apart() -> None:
 def test_missing_parameters_and_wrong_images_are_errors_of_this_project() -> None:
     with pytest.raises(WeightsError, match=r"stem.kernel \[4, 4, 3, 6\] \(missing\)"):
         MODULE.apply({"params": {}}, IMAGES)
-    with pytest.raises(InputError, match="wrong image size"):
+    with pytest.raises(InputError, match="inputs: wrong size"):
         jax.eval_shape(MODULE.init, jax.random.key(0), IMAGES[:, :4])

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 from mixer_jax import apply, apply_with_taps, from_canonical, stack, to_canonical, unstack
-from mixer_spec import ModelSpec, families
+from mixer_spec import ModelSpec, ablations, families
+from mixer_spec.blocks import NORM
 from mixer_spec.errors import InputError, WeightsError
+from mixer_spec.layers import DepthwiseConv
+from mixer_spec.shapes import TokenIds, Vectors
 
+_WIDTHS: dict[str, Any] = {"channels": 4, "token_hidden": 3, "channel_hidden": 5, "classes": 3}
 SPECS = {
     "mixer": families.mixer(
         image_size=(8, 4), patch=4, channels=5, depth=2, token_hidden=3, channel_hidden=6, classes=3
@@ -27,7 +31,23 @@ SPECS = {
     "vit": families.vit(
         image_size=(8, 4), patch=4, channels=4, depth=1, heads=2, channel_hidden=5, classes=3
     ),
-}
+    "feed forward": families.feed_forward(
+        image_size=(8, 4), patch=4, channels=4, depth=1, classes=3
+    ),
+    "untied": ablations.mixer_untied(**_WIDTHS, image_size=(8, 4), patch=4, depth=1),
+    "views": ablations.mixer_grouped(
+        **_WIDTHS, image_size=(8, 4), patch=4, depth=1, groups=2, views=True
+    ),
+    "pyramid": ablations.mixer_pyramid(
+        **_WIDTHS, image_size=(8, 4), patch=4, depths=(1, 1), shrink=2
+    ),
+    "conv": ablations.resmlp_ablation(
+        image_size=(8, 12), patch=4, channels=6, depth=1, mixing="separable_conv", norm=NORM,
+        classes=3,
+    ),
+    "words": families.sequence_mixer(**_WIDTHS, depth=1, input=TokenIds(tokens=3, vocabulary=4)),
+    "vectors": families.sequence_mixer(**_WIDTHS, depth=1, input=Vectors(tokens=3, channels=2)),
+}  # fmt: skip
 
 
 def _params(spec: ModelSpec, dtype: Any = np.float32) -> dict[str, Any]:
@@ -39,32 +59,37 @@ def _params(spec: ModelSpec, dtype: Any = np.float32) -> dict[str, Any]:
     return from_canonical(weights)
 
 
-def _images(spec: ModelSpec, batch: int, dtype: Any = np.float32) -> Any:
-    return np.random.default_rng(1).standard_normal((batch, *spec.input.shape)).astype(dtype)
+def _inputs(spec: ModelSpec, batch: int, dtype: Any = np.float32) -> Any:
+    generator, shape = np.random.default_rng(1), (batch, *spec.input.shape)
+    if isinstance(spec.input, TokenIds):
+        return generator.integers(spec.input.vocabulary, size=shape)
+    return generator.standard_normal(shape).astype(dtype)
 
 
 _jitted = jax.jit(apply, static_argnums=0)
 
 
-def test_jit_gives_the_numbers_of_eager_evaluation() -> None:
-    spec = SPECS["resmlp"]
-    params, images = _params(spec), _images(spec, 2)
-    eager = apply(spec, params, images)
-    jitted = _jitted(spec, params, images)
+@pytest.mark.parametrize("name", ["resmlp", "untied", "conv", "words"])
+def test_jit_gives_the_numbers_of_eager_evaluation(name: str) -> None:
+    spec = SPECS[name]
+    params, inputs = _params(spec), _inputs(spec, 2)
+    eager = apply(spec, params, inputs)
+    jitted = _jitted(spec, params, inputs)
     np.testing.assert_allclose(jitted, eager, rtol=1e-5)
     assert float(jnp.abs(eager).min()) > 0
 
 
-def test_vmap_over_single_images_gives_the_numbers_of_the_batch() -> None:
-    spec = SPECS["vit"]
-    params, images = _params(spec), _images(spec, 3)
-    single = jax.jit(jax.vmap(lambda image: apply(spec, params, image[None])[0]))(images)
-    np.testing.assert_allclose(single, _jitted(spec, params, images), rtol=1e-5)
+@pytest.mark.parametrize("name", ["vit", "untied", "conv", "words"])
+def test_vmap_over_single_inputs_gives_the_numbers_of_the_batch(name: str) -> None:
+    spec = SPECS[name]
+    params, inputs = _params(spec), _inputs(spec, 3)
+    single = jax.jit(jax.vmap(lambda one: apply(spec, params, one[None])[0]))(inputs)
+    np.testing.assert_allclose(single, _jitted(spec, params, inputs), rtol=1e-5)
 
 
 def test_vmap_over_stacked_models_gives_the_numbers_of_each() -> None:
     spec = SPECS["mixer"]
-    params, images = _params(spec), _images(spec, 2)
+    params, images = _params(spec), _inputs(spec, 2)
     doubled = jax.tree.map(lambda leaf: 2 * leaf, params)
     both = jax.tree.map(lambda *leaves: np.stack(leaves), params, doubled)
     found = jax.jit(jax.vmap(lambda one: apply(spec, one, images)))(both)
@@ -78,6 +103,10 @@ def test_vmap_over_stacked_models_gives_the_numbers_of_each() -> None:
 _WITHOUT_EFFECT = {
     "mixer": "token_mixing.dense_1.bias",
     "gmixer": "token_mixing.dense_1.bias",
+    "feed forward": "token_mixing.dense_1.bias",
+    "pyramid": ("token_mixing.dense_1.bias", "transitions.1.dense_1.bias"),
+    "words": "token_mixing.dense_1.bias",
+    "vectors": "token_mixing.dense_1.bias",
     "vit": "attention.key.bias",
 }
 
@@ -86,12 +115,12 @@ _WITHOUT_EFFECT = {
 def test_the_gradient_of_every_weight_is_that_of_finite_differences(name: str) -> None:
     spec = SPECS[name]
     with jax.enable_x64(True):
-        params, images = _params(spec, np.float64), _images(spec, 2, np.float64)
+        params, inputs = _params(spec, np.float64), _inputs(spec, 2, np.float64)
         target = np.random.default_rng(2).standard_normal((2, spec.classes))
 
         @jax.jit
         def loss(weights: dict[str, Any]) -> jax.Array:
-            return jnp.square(apply(spec, from_canonical(weights), images) - target).sum()
+            return jnp.square(apply(spec, from_canonical(weights), inputs) - target).sum()
 
         weights = to_canonical(params)
         gradient = jax.jit(jax.grad(loss))(weights)
@@ -110,7 +139,7 @@ def test_the_gradient_of_every_weight_is_that_of_finite_differences(name: str) -
 def test_the_gradient_through_the_scan_is_that_of_the_plain_blocks() -> None:
     spec = SPECS["mixer"]
     with jax.enable_x64(True):
-        params, images = _params(spec, np.float64), _images(spec, 2, np.float64)
+        params, images = _params(spec, np.float64), _inputs(spec, 2, np.float64)
 
         def loss(params: dict[str, Any]) -> jax.Array:
             return jnp.square(apply(spec, params, images)).sum()
@@ -138,9 +167,14 @@ def _primitives(jaxpr: Any) -> list[Any]:
 def test_every_matrix_product_has_the_precision_asked_for(name: str, precision: Any) -> None:
     spec = SPECS[name]
     trace = jax.make_jaxpr(lambda p, x: apply(spec, p, x, precision=precision))
-    equations = _primitives(trace(_params(spec), _images(spec, 2)).jaxpr)
+    equations = _primitives(trace(_params(spec), _inputs(spec, 2)).jaxpr)
     found = [e.params["precision"] for e in equations if "precision" in e.params]
-    products = sum(parameter.fan_in is not None for parameter in spec.parameters().values())
+    products = sum(
+        parameter.fan_in is not None
+        for node in spec.nodes()
+        if not isinstance(node.layer, DepthwiseConv)  # value by value, in full precision anyway
+        for parameter in node.own_parameters.values()
+    )
     assert len(found) >= products
     assert set(found) == {precision and (precision, precision)}
 
@@ -153,14 +187,15 @@ def test_the_size_of_a_scanned_program_does_not_grow_with_depth() -> None:
         )
         trace = jax.make_jaxpr(lambda p, x, spec=spec: apply(spec, p, x))
         for params in (stack(spec, _params(spec)), _params(spec)):
-            sizes.append(len(_primitives(trace(params, _images(spec, 1)).jaxpr)))
+            sizes.append(len(_primitives(trace(params, _inputs(spec, 1)).jaxpr)))
     assert sizes[0] == sizes[2]
     assert sizes[1] < sizes[3]
 
 
-def test_bfloat16_parameters_and_images_stay_bfloat16() -> None:
-    spec = SPECS["mixer"]
-    params, images = _params(spec), _images(spec, 4)
+@pytest.mark.parametrize("name", ["mixer", "feed forward", "conv"])
+def test_bfloat16_parameters_and_images_stay_bfloat16(name: str) -> None:
+    spec = SPECS[name]
+    params, images = _params(spec), _inputs(spec, 4)
     halved = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     exact = _jitted(spec, params, images)
     for form in (halved, stack(spec, halved)):
@@ -177,7 +212,7 @@ def test_wrong_images_are_refused_while_tracing() -> None:
     with pytest.raises(InputError, match="wrong dtype; expected float32, got uint8"):
         apply(spec, _params(spec), jnp.ones((2, 8, 4, 3), jnp.uint8))
     with pytest.raises(InputError, match="unknown taps"):
-        apply_with_taps(spec, _params(spec), _images(spec, 1), ["blocks.9.token_mixing"])
+        apply_with_taps(spec, _params(spec), _inputs(spec, 1), ["blocks.9.token_mixing"])
 
 
 @pytest.mark.parametrize("scan", [False, True], ids=["plain", "stacked"])
@@ -189,7 +224,7 @@ def test_wrong_parameters_are_refused_all_at_once(scan: bool) -> None:
     if scan:
         params = {**stack(spec, _params(spec)), "norm": params["norm"], "tail": params["tail"]}
     with pytest.raises(WeightsError) as caught:
-        _jitted(spec, params, _images(spec, 1))
+        _jitted(spec, params, _inputs(spec, 1))
     assert caught.value.where == "params"
     assert "\n".join(caught.value.problems).splitlines() == [
         "- norm.scale [5] (expected)",

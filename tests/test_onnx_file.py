@@ -14,13 +14,14 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from mixer_conformance import conformance_images, conformance_weights
+from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_converters import canonical, onnx_export
 from mixer_converters.onnx_export import export_onnx
 from mixer_converters.onnx_file import read_onnx
 from mixer_onnxruntime import OnnxRuntimeBackend, load_onnx
 from mixer_spec import FileError, InputError, ModelSpec, SpecError, families
 from mixer_spec.preprocess import PIPELINES
+from mixer_spec.shapes import TokenIds, Vectors
 from mixer_spec.weights import digest
 
 SPEC = families.mixer(
@@ -28,7 +29,7 @@ SPEC = families.mixer(
 )
 WEIGHTS = conformance_weights(SPEC)
 OTHER_WEIGHTS = conformance_weights(SPEC, seed=1)
-IMAGES = conformance_images(SPEC, 2)
+IMAGES = conformance_inputs(SPEC, 2)
 
 DESCRIPTION: dict[str, Any] = {
     "variant": "mixer_s32",
@@ -166,8 +167,74 @@ def test_a_tap_that_was_not_exported_is_refused_with_advice(path: Path) -> None:
 
 def test_images_that_do_not_fit_are_refused(path: Path) -> None:
     export_onnx(SPEC, WEIGHTS, path)
-    with pytest.raises(InputError, match="wrong image size"):
+    with pytest.raises(InputError, match="wrong size"):
         load_onnx(path).forward(IMAGES[:, :4])
+
+
+# --- sequences ------------------------------------------------------------------------------
+
+SEQUENCES = {
+    type(given): families.sequence_mixer(
+        input=given, channels=8, depth=1, token_hidden=5, channel_hidden=7, classes=3
+    )
+    for given in (TokenIds(tokens=6, vocabulary=11), Vectors(tokens=6, channels=5))
+}
+IDS = np.array([[0, 10, 3, 3, 9, 1]])
+
+
+def exported(path: Path, given: type[TokenIds | Vectors], **options: Any) -> ModelSpec:
+    spec = SEQUENCES[given]
+    export_onnx(spec, conformance_weights(spec), path, **options)
+    return spec
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("given", SEQUENCES)
+def test_a_file_for_sequences_has_no_layout_of_images(path: Path, given: Any) -> None:
+    taps = SEQUENCES[given].taps
+    spec = exported(path, given, taps=taps, labels=("a", "b", "c"))
+    model = load_onnx(path)
+    assert (model.spec, model.labels, model.preprocessing) == (spec, ("a", "b", "c"), None)
+    assert model.file.input_layout is None
+    assert "mixer_spec.input_layout" not in {e.key for e in onnx.load(path).metadata_props}
+    inputs = conformance_inputs(spec, 3)
+    answer = OnnxRuntimeBackend().load(spec, conformance_weights(spec)).forward(inputs, taps)
+    found = model.forward(inputs, taps)
+    assert all(np.array_equal(found[tap], answer[tap]) for tap in taps)
+
+
+@pytest.mark.parametrize("given", SEQUENCES)
+def test_a_sequence_has_neither_layout_nor_preprocessing(path: Path, given: Any) -> None:
+    with pytest.raises(InputError, match=r"input_layout is for images.*got 'NHWC'"):
+        exported(path, given, input_layout="NHWC")
+    with pytest.raises(SpecError, match="preprocessing is for photos; expected none beside"):
+        exported(path, given, preprocessing=PIPELINES["big_vision"])
+    assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.where(IDS == 10, 11, IDS), "expected 0 to 10, got 0 to 11"),
+        (np.where(IDS == 10, -1, IDS), "expected 0 to 10, got -1 to 9"),
+        (IDS.astype(np.float32), r"expected whole numbers \(int64\), got float32"),
+        (IDS[:, :4], r"wrong size; expected \[batch, 6\]"),
+        (IDS[0], "wrong rank"),
+    ],
+)
+def test_ids_that_do_not_fit_are_refused(path: Path, ids: NDArray[Any], message: str) -> None:
+    exported(path, TokenIds)
+    with pytest.raises(InputError, match=message):
+        load_onnx(path).forward(ids)
+
+
+def test_a_runtime_without_our_check_takes_minus_one_for_the_last_word(path: Path) -> None:
+    """Why the check is there: this is the negative control of the test above."""
+    exported(path, TokenIds)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    minus_one = {"input_ids": np.where(IDS == 10, -1, IDS)}
+    (blind,) = session.run(["logits"], minus_one)
+    assert np.array_equal(blind, load_onnx(path).forward(IDS)["logits"])
 
 
 # --- other weights are never run ------------------------------------------------------------
@@ -235,7 +302,7 @@ def test_a_runtime_without_our_check_computes_garbage(path: Path) -> None:
 
 def change_a_weight(proto: onnx.ModelProto) -> None:
     (tensor,) = [t for t in proto.graph.initializer if t.name == "head.bias"]
-    tensor.raw_data = np.float32([1, 2, 3]).tobytes()
+    tensor.raw_data = np.array([1, 2, 3], np.float32).tobytes()
 
 
 def rename_a_weight(proto: onnx.ModelProto) -> None:
@@ -245,7 +312,7 @@ def rename_a_weight(proto: onnx.ModelProto) -> None:
 
 def narrow_a_weight(proto: onnx.ModelProto) -> None:
     (tensor,) = [t for t in proto.graph.initializer if t.name == "head.bias"]
-    tensor.CopyFrom(onnx.numpy_helper.from_array(np.float16([1, 2, 3]), "head.bias"))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 2, 3], np.float16), "head.bias"))
 
 
 def forget_the_metadata(proto: onnx.ModelProto) -> None:

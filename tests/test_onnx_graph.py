@@ -14,10 +14,15 @@ import pytest
 from numpy.typing import NDArray
 
 from mixer_converters.onnx_build import build_onnx, graph_and_weights
-from mixer_spec import InputError, ModelSpec, WeightsError, families, layers, variant
+from mixer_spec import InputError, ModelSpec, WeightsError, ablations, families, layers, variant
+from mixer_spec.layers import Affine, LayerNorm
+from mixer_spec.shapes import Image, TokenIds, Vectors
 from mixer_spec.weights import initial
 
 _SIZES: dict[str, Any] = {"image_size": (8, 12), "patch": 4, "channels": 8, "depth": 2}
+
+_UNTIED = ("rows", "kernel", "tokens")
+_HIDDEN: dict[str, Any] = {"token_hidden": 5, "channel_hidden": 7, "classes": 3}
 
 SPECS = {
     "mixer": families.mixer(**_SIZES, token_hidden=5, channel_hidden=7, classes=3),
@@ -26,6 +31,31 @@ SPECS = {
     "gmlp": families.gmlp(**_SIZES, classes=3),
     "gmixer": families.gmixer(**_SIZES, token_hidden=10, channel_hidden=14, classes=3),
     "vit": families.vit(**_SIZES, heads=2, channel_hidden=11, classes=3),
+    "vit_mean": families.vit(**_SIZES, heads=2, channel_hidden=11, classes=3, pool="mean"),
+    "feed_forward": families.feed_forward(**_SIZES, classes=3),
+    "untied": ablations.mixer_untied(**_SIZES, **_HIDDEN),
+    "grouped": ablations.mixer_grouped(**_SIZES, **_HIDDEN, groups=2, views=False),
+    "views": ablations.mixer_grouped(**_SIZES, **_HIDDEN, groups=4, views=True),
+    "pyramid": ablations.mixer_pyramid(
+        image_size=(8, 12), patch=4, channels=8, depths=(1, 2), shrink=2, **_HIDDEN
+    ),
+    "resmlp_mlp": ablations.resmlp_ablation(**_SIZES, classes=3, mixing="mlp", norm=Affine()),
+    "resmlp_conv": ablations.resmlp_ablation(**_SIZES, classes=3, mixing="conv", norm=Affine()),
+    "resmlp_separable": ablations.resmlp_ablation(
+        **_SIZES, classes=3, mixing="separable_conv", norm=LayerNorm(epsilon=1e-6)
+    ),
+    "words": families.sequence_mixer(
+        input=TokenIds(tokens=6, vocabulary=11), channels=8, depth=2, **_HIDDEN
+    ),
+    "vectors": families.sequence_mixer(
+        input=Vectors(tokens=6, channels=5), channels=8, depth=2, **_HIDDEN
+    ),
+}
+
+INPUTS = {
+    Image: ("pixel_values", onnx.TensorProto.FLOAT, ["batch", 3, 8, 12]),
+    TokenIds: ("input_ids", onnx.TensorProto.INT64, ["batch", 6]),
+    Vectors: ("input_vectors", onnx.TensorProto.FLOAT, ["batch", 6, 5]),
 }
 
 every_family = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -49,13 +79,11 @@ def test_the_specs_here_have_every_layer_kind() -> None:
 
 
 @every_family
-@pytest.mark.parametrize("input_layout", ["NCHW", "NHWC"])
-def test_the_graph_passes_the_full_check_and_strict_inference(
-    spec: ModelSpec, input_layout: str
-) -> None:
-    proto = proto_of(spec, taps=spec.taps, input_layout=input_layout)
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+def test_the_graph_passes_the_full_check_and_strict_inference(spec: ModelSpec) -> None:
+    for layout in (None, "NCHW", "NHWC") if isinstance(spec.input, Image) else (None,):
+        proto = proto_of(spec, taps=spec.taps, input_layout=layout)
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
 @every_family
@@ -69,13 +97,13 @@ def test_opset_20_and_the_format_of_its_time_are_enough(spec: ModelSpec) -> None
 @every_family
 def test_input_and_outputs_are_named_and_the_batch_is_free(spec: ModelSpec) -> None:
     proto = proto_of(spec, taps=["norm", "stem"])
-    (pixels,) = proto.graph.input
-    assert (pixels.name, dimensions(pixels)) == ("pixel_values", ["batch", 3, 8, 12])
-    assert pixels.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    tokens = spec.steps[0].outgoing.shape
+    (entering,) = proto.graph.input
+    found = (entering.name, entering.type.tensor_type.elem_type, dimensions(entering))
+    assert found == INPUTS[type(spec.input)]
+    shapes = {step.tap: step.outgoing.shape for step in spec.steps}
     assert {value.name: dimensions(value) for value in proto.graph.output} == {
-        "stem": ["batch", *tokens],
-        "norm": ["batch", *tokens],
+        "stem": ["batch", *shapes["stem"]],
+        "norm": ["batch", *shapes["norm"]],
         "logits": ["batch", spec.classes],
     }
 
@@ -161,6 +189,23 @@ def test_a_mixer_block_is_one_operator_for_each_thing_it_does() -> None:
     assert [node.name for node in graph.node if node.op_type == "Transpose"] == ["/stem/Transpose"]
 
 
+@pytest.mark.parametrize(
+    ("name", "transposed"),
+    [
+        ("vectors", []),
+        ("words", []),
+        ("untied", [f"token_mixing/dense_{i}/{what}" for i in (0, 1) for what in _UNTIED]),
+        ("resmlp_conv", [f"token_mixing/conv/{what}" for what in ("grid", "kernel", "tokens")]),
+        ("grouped", ["token_mixing/group", "token_mixing/ungroup"]),
+        ("feed_forward", ["token_mixing/norm/columns", "token_mixing/norm/rows"]),
+    ],
+)
+def test_nothing_else_is_transposed_than_what_must_be(name: str, transposed: list[str]) -> None:
+    nodes = proto_of(SPECS[name]).graph.node
+    found = [n.name for n in nodes if n.op_type == "Transpose" and n.name.startswith("/blocks/1/")]
+    assert found == [f"/blocks/1/{place}/Transpose" for place in transposed]
+
+
 @pytest.mark.parametrize(("name", "form"), [("mixer", b"tanh"), ("mixer_erf", b"none")])
 def test_epsilon_and_the_form_of_gelu_are_written_out(name: str, form: bytes) -> None:
     nodes = proto_of(SPECS[name]).graph.node
@@ -193,6 +238,15 @@ def test_unknown_taps_and_layouts_are_refused_together() -> None:
     spec = SPECS["mixer"]
     with pytest.raises(InputError, match=r"unknown taps \['stemm'\].*'stem'(.|\n)*got 'HWCN'"):
         build_onnx(spec, weights_of(spec), taps=["stemm"], input_layout="HWCN")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["words", "vectors"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_a_sequence_with_the_layout_of_an_image_is_refused(name: str, layout: Any) -> None:
+    with pytest.raises(
+        InputError, match=rf"is for images; expected none beside \[token 6.*got '{layout}'"
+    ):
+        build_onnx(SPECS[name], weights_of(SPECS[name]), input_layout=layout)
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mixer_conformance import conformance_images, conformance_weights
+from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_onnxruntime import OnnxRuntimeBackend, OnnxRuntimeModel
 from mixer_spec import (
     Backend,
@@ -20,12 +20,18 @@ from mixer_spec import (
     ModelSpec,
     UnknownNameError,
     WeightsError,
+    ablations,
     families,
+    layers,
     load_backend,
 )
+from mixer_spec.layers import Affine, LayerNorm
 from mixer_spec.reference import Arithmetic, Shuffled, forward
+from mixer_spec.shapes import TokenIds, Vectors
 
 _SIZES: dict[str, Any] = {"image_size": (12, 8), "patch": 4, "channels": 24, "depth": 2}
+
+_HIDDEN: dict[str, Any] = {"token_hidden": 7, "channel_hidden": 40, "classes": 10}
 
 SPECS = {
     "mixer": families.mixer(**_SIZES, token_hidden=7, channel_hidden=40, classes=10),
@@ -40,6 +46,27 @@ SPECS = {
     "gmlp": families.gmlp(**_SIZES, classes=10),
     "gmixer": families.gmixer(**_SIZES, token_hidden=10, channel_hidden=28, classes=10),
     "vit": families.vit(**_SIZES, heads=3, channel_hidden=40, classes=10),
+    "vit_mean": families.vit(**_SIZES, heads=3, channel_hidden=40, classes=10, pool="mean"),
+    "feed_forward": families.feed_forward(**_SIZES, classes=10),
+    "untied": ablations.mixer_untied(**_SIZES, **_HIDDEN),
+    "grouped": ablations.mixer_grouped(**_SIZES, **_HIDDEN, groups=2, views=False),
+    "views": ablations.mixer_grouped(**_SIZES, **_HIDDEN, groups=4, views=True),
+    "pyramid": ablations.mixer_pyramid(
+        image_size=(12, 8), patch=4, channels=24, depths=(1, 2), shrink=2, **_HIDDEN
+    ),
+    "resmlp_mlp": ablations.resmlp_ablation(**_SIZES, classes=10, mixing="mlp", norm=Affine()),
+    "resmlp_conv": ablations.resmlp_ablation(
+        **_SIZES, classes=10, mixing="conv", norm=LayerNorm(epsilon=1e-6)
+    ),
+    "resmlp_separable": ablations.resmlp_ablation(
+        **_SIZES, classes=10, mixing="separable_conv", norm=Affine()
+    ),
+    "words": families.sequence_mixer(
+        input=TokenIds(tokens=6, vocabulary=11), channels=24, depth=2, **_HIDDEN
+    ),
+    "vectors": families.sequence_mixer(
+        input=Vectors(tokens=6, channels=5), channels=24, depth=2, **_HIDDEN
+    ),
 }
 
 MIXER = SPECS["mixer"]
@@ -56,19 +83,19 @@ def rms(array: NDArray[Any]) -> float:
 
 @functools.cache
 def truth_and_noise(spec: ModelSpec) -> tuple[Mapping[str, NDArray[Any]], dict[str, float]]:
-    """Every tap of eight images in float64, and the rms error of float32 with shuffled sums.
+    """Every tap of eight inputs in float64, and the rms error of float32 with shuffled sums.
 
-    One image is too few for the noise of a single logit.
+    One input is too few for the noise of a single logit.
     """
-    weights, images = conformance_weights(spec), conformance_images(spec, 8)
-    truth = forward(spec, weights, images, spec.taps)
+    weights, inputs = conformance_weights(spec), conformance_inputs(spec, 8)
+    truth = forward(spec, weights, inputs, spec.taps)
     yardsticks = [Arithmetic(np.float32), Shuffled(0), Shuffled(1)]
-    samples = [forward(spec, weights, images, spec.taps, arithmetic=a) for a in yardsticks]
+    samples = [forward(spec, weights, inputs, spec.taps, arithmetic=a) for a in yardsticks]
     return truth, {tap: max(rms(s[tap] - truth[tap]) for s in samples) for tap in spec.taps}
 
 
 def assert_close(spec: ModelSpec, found: Mapping[str, NDArray[Any]], batch: int) -> None:
-    """The first images' taps are within four times the noise."""
+    """The first inputs' taps are within four times the noise."""
     truth, noise = truth_and_noise(spec)
     for tap, array in found.items():
         expected = truth[tap][:batch]
@@ -76,21 +103,26 @@ def assert_close(spec: ModelSpec, found: Mapping[str, NDArray[Any]], batch: int)
         assert rms(array - expected) <= 4 * noise[tap], tap
 
 
+def test_the_specs_here_have_every_layer_kind() -> None:
+    kinds = {type(node.layer) for spec in SPECS.values() for node in spec.nodes()}
+    assert kinds == set(get_args(layers.AnyLayer))
+
+
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("name", SPECS)
 def test_every_tap_of_every_family_is_within_float32_noise(name: str, batch: int) -> None:
-    spec, images = SPECS[name], conformance_images(SPECS[name], 8)[:batch]
-    found = loaded(name).forward(images, spec.taps)
+    spec, inputs = SPECS[name], conformance_inputs(SPECS[name], 8)[:batch]
+    found = loaded(name).forward(inputs, spec.taps)
     assert set(found) == set(spec.taps)
     assert all(array.dtype == np.float32 for array in found.values())
     assert_close(spec, found, batch)
-    assert_close(spec, loaded(name).forward(images), batch)
+    assert_close(spec, loaded(name).forward(inputs), batch)
 
 
 def test_the_comparison_sees_another_function() -> None:
     """The negative control: ONNX Runtime runs erf where the spec says tanh."""
     erf = families.mixer(**_SIZES, token_hidden=7, channel_hidden=40, classes=10, gelu="none")
-    images = conformance_images(MIXER, 8)[:3]
+    images = conformance_inputs(MIXER, 8)[:3]
     other = OnnxRuntimeBackend().load(erf, conformance_weights(MIXER)).forward(images, MIXER.taps)
     with pytest.raises(AssertionError, match=r"blocks\.0\.token_mixing"):
         assert_close(MIXER, other, 3)
@@ -111,20 +143,20 @@ def test_it_is_found_by_its_name_and_keeps_the_protocol() -> None:
 
 
 def test_only_what_was_asked_for_is_returned() -> None:
-    images = conformance_images(MIXER, 1)
+    images = conformance_inputs(MIXER, 1)
     assert list(loaded("mixer").forward(images)) == ["logits"]
     assert set(loaded("mixer").forward(images, ["logits", "stem", "stem"])) == {"stem", "logits"}
 
 
 def test_a_tap_does_not_depend_on_the_others_asked_for() -> None:
-    images = conformance_images(MIXER, 3)
+    images = conformance_inputs(MIXER, 3)
     everything = loaded("mixer").forward(images, MIXER.taps)
     for tap in MIXER.taps[:-1]:
         assert np.array_equal(loaded("mixer").forward(images, [tap])[tap], everything[tap])
 
 
 def test_images_may_be_views_in_any_order_and_of_any_floating_dtype() -> None:
-    images = conformance_images(MIXER, 2)
+    images = conformance_inputs(MIXER, 2)
     expected = loaded("mixer").forward(images)["logits"]
     for same in (
         np.asfortranarray(images),
@@ -132,6 +164,14 @@ def test_images_may_be_views_in_any_order_and_of_any_floating_dtype() -> None:
         np.ascontiguousarray(images[:, ::-1])[:, ::-1],
     ):
         assert np.array_equal(loaded("mixer").forward(same)["logits"], expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint64])
+def test_ids_may_be_of_any_whole_dtype(dtype: Any) -> None:
+    ids = conformance_inputs(SPECS["words"], 3)
+    expected = loaded("words").forward(ids)["logits"]
+    for same in (ids.astype(dtype), np.asfortranarray(ids.astype(dtype))):
+        assert np.array_equal(loaded("words").forward(same)["logits"], expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
@@ -144,21 +184,21 @@ def test_weights_come_back_bit_for_bit(dtype: Any) -> None:
         assert exported[name].dtype == array.dtype
         assert exported[name].tobytes() == array.tobytes()
     # Conformance weights are exact in every one of these dtypes.
-    images = conformance_images(MIXER, 2)
+    images = conformance_inputs(MIXER, 2)
     expected = loaded("mixer").forward(images)["logits"]
     assert np.array_equal(model.forward(images)["logits"], expected)
 
 
 def test_weights_need_not_be_contiguous() -> None:
     weights = {name: np.asfortranarray(a) for name, a in conformance_weights(MIXER).items()}
-    images = conformance_images(MIXER, 2)
+    images = conformance_inputs(MIXER, 2)
     model = OnnxRuntimeBackend().load(MIXER, weights)
     expected = loaded("mixer").forward(images)["logits"]
     assert np.array_equal(model.forward(images)["logits"], expected)
 
 
 def test_two_models_in_one_process_keep_apart() -> None:
-    images = conformance_images(MIXER, 2)
+    images = conformance_inputs(MIXER, 2)
     first = OnnxRuntimeBackend().load(MIXER, conformance_weights(MIXER, seed=1))
     second = OnnxRuntimeBackend().load(MIXER, conformance_weights(MIXER, seed=2))
     before = first.forward(images)["logits"]
@@ -168,7 +208,7 @@ def test_two_models_in_one_process_keep_apart() -> None:
 
 def test_bad_input_is_refused_before_anything_runs() -> None:
     model = loaded("mixer")
-    images = conformance_images(MIXER, 1)
+    images = conformance_inputs(MIXER, 1)
     with pytest.raises(InputError, match="channels first"):
         model.forward(images.transpose(0, 3, 1, 2))
     with pytest.raises(InputError, match="wrong dtype"):
@@ -177,6 +217,35 @@ def test_bad_input_is_refused_before_anything_runs() -> None:
         model.forward(images, ["steem"])
     with pytest.raises(InputError, match="empty batch"):
         model.forward(images[:0])
+
+
+IDS = np.zeros((2, 6), np.int64)
+VECTORS = np.zeros((2, 6, 5), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "message"),
+    [
+        ("words", IDS + 11, "ids outside of the vocabulary; expected 0 to 10, got 11 to 11"),
+        ("words", IDS - 1, "ids outside of the vocabulary; expected 0 to 10, got -1 to -1"),
+        ("words", IDS.astype(np.uint64) + 2**63, "ids outside of the vocabulary"),
+        ("words", IDS.astype(np.float32), r"expected whole numbers \(int64\), got float32"),
+        ("words", IDS.astype(bool), "got bool"),
+        ("words", IDS[:, :5], r"wrong size; expected \[batch, 6\] \(batch, token\), got \[2, 5\]"),
+        ("words", IDS[0], "wrong rank"),
+        ("words", IDS[:0], "empty batch"),
+        ("words", VECTORS, "2 rules broken"),
+        ("vectors", VECTORS.astype(np.int64), "wrong dtype; expected float32, got int64"),
+        ("vectors", VECTORS[:, :5], r"wrong size; expected \[batch, 6, 5\]"),
+        ("vectors", VECTORS[..., :4], r"got \[2, 6, 4\]"),
+        ("vectors", VECTORS[..., 0], "wrong rank"),
+    ],
+)
+def test_sequences_that_do_not_fit_are_refused(
+    name: str, inputs: NDArray[Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        loaded(name).forward(inputs)
 
 
 def test_a_profile_that_it_does_not_claim_is_refused() -> None:

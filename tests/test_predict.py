@@ -16,6 +16,7 @@ from mixer_converters.onnx_export import export_onnx
 from mixer_converters.predict import classify, load_model, predict
 from mixer_spec import FileError, InputError, UnknownNameError, WeightsError, families, reference
 from mixer_spec.preprocess import PIPELINES, preprocess
+from mixer_spec.shapes import TokenIds, Vectors
 from mixer_spec.weights import initial
 
 SPEC = families.mixer(
@@ -216,6 +217,23 @@ def test_a_model_of_grey_images_is_refused(folder, tmp_path):
         InputError, folder / "china.png", "--model", tmp_path / "grey.safetensors"
     )  # fmt: skip
     assert "expected 3 channels, got 1" in text
+
+
+@pytest.mark.parametrize("given", [TokenIds(tokens=6, vocabulary=9), Vectors(tokens=6, channels=3)])
+@pytest.mark.parametrize("ending", ["safetensors", "onnx"])
+@pytest.mark.parametrize("options", [(), ("--preprocessing", "big_vision")])
+def test_a_model_of_sequences_is_refused(folder, tmp_path, given, ending, options):
+    spec = families.sequence_mixer(
+        input=given, channels=8, depth=1, token_hidden=5, channel_hidden=12, classes=7
+    )
+    path = tmp_path / f"words.{ending}"
+    if ending == "onnx":
+        export_onnx(spec, initial(spec), path)
+    else:
+        save(path, spec, initial(spec))
+    text = refusal(InputError, folder / "china.png", "--model", path, *options)
+    assert f"takes sequences, and predict is for photos; expected an image, got {given}" in text
+    assert "from Python" in text
 
 
 def test_logits_that_are_not_finite_are_refused(folder, tmp_path):

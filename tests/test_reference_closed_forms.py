@@ -179,7 +179,7 @@ def test_wrong_images_and_taps_are_all_named_at_once():
     with pytest.raises(InputError) as caught:
         forward(SPEC, drawn(), np.zeros((2, 3, 8, 12), np.uint8), ["blocks.7.token_mixing"])
     message = str(caught.value)
-    assert "wrong image size" in message
+    assert "wrong size" in message
     assert "channels first" in message
     assert "wrong dtype; expected float32, got uint8" in message
     assert "unknown taps ['blocks.7.token_mixing']" in message

@@ -6,12 +6,16 @@ of lists of mpmath numbers, and every model is its paper's equation, spelled out
 
 from __future__ import annotations
 
+import itertools
+
 import mpmath as mp
 import numpy as np
 import pytest
 
-from mixer_spec import families
+from mixer_spec import ablations, families
+from mixer_spec.layers import Affine
 from mixer_spec.reference import Arithmetic, forward
+from mixer_spec.shapes import TokenIds
 
 mp.mp.dps = 40
 
@@ -109,11 +113,17 @@ def mean_of_tokens(x: Table) -> list:
     return [mp.fsum(column) / len(x) for column in zip(*x, strict=True)]
 
 
-def written_mixer(w: Written, image: np.ndarray, depth: int, gelu=gelu_tanh) -> list:
-    x = w.stem(image, 2)
+def transposed(x: Table) -> Table:
+    return [list(column) for column in zip(*x, strict=True)]
+
+
+def written_mixer(
+    w: Written, image: np.ndarray, depth: int, gelu=gelu_tanh, token_dense=None, tokens=None
+) -> list:
+    x = tokens or w.stem(image, 2)
     for i in range(depth):
         for branch, dense in (
-            (f"blocks.{i}.token_mixing", w.token_dense),
+            (f"blocks.{i}.token_mixing", token_dense or w.token_dense),
             (f"blocks.{i}.channel_mixing", w.channel_dense),
         ):
             hidden = each(gelu, dense(w.layer_norm(x, f"{branch}.norm"), f"{branch}.dense_0"))
@@ -183,6 +193,76 @@ def written_vit(w: Written, image: np.ndarray, depth: int, heads: int) -> list:
     return w.head(w.layer_norm(x, "norm")[0])
 
 
+def written_feed_forward(w: Written, image: np.ndarray, depth: int) -> list:
+    x = [w.weights["stem.class_token.embedding"][0], *w.stem(image, 2)]
+    x = add(x, w.weights["stem.position.embedding"])
+    for i in range(depth):
+        t, c = f"blocks.{i}.token_mixing", f"blocks.{i}.channel_mixing"
+        hidden = each(gelu_erf, w.channel_dense(w.layer_norm(x, f"{c}.norm"), f"{c}.dense_0"))
+        x = add(x, w.channel_dense(hidden, f"{c}.dense_1"))
+        normed = transposed(w.layer_norm(transposed(x), f"{t}.norm"))
+        hidden = each(gelu_erf, w.token_dense(normed, f"{t}.dense_0"))
+        x = add(x, w.token_dense(hidden, f"{t}.dense_1"))
+    return w.head(w.layer_norm(x, "norm")[0])
+
+
+def written_untied(w: Written, image: np.ndarray, depth: int) -> list:
+    def dense(x: Table, name: str) -> Table:
+        kernel, bias = w.weights[f"{name}.kernel"], w.weights[f"{name}.bias"]
+        columns = [
+            [mp.fdot(zip(row, column, strict=True)) + b for row, b in zip(k, own, strict=True)]
+            for k, own, column in zip(kernel, bias, transposed(x), strict=True)
+        ]
+        return transposed(columns)
+
+    return written_mixer(w, image, depth, token_dense=dense)
+
+
+def written_grouped(w: Written, image: np.ndarray, depth: int, groups: int) -> list:
+    """Views of the channels, then neighbouring channels one behind the other in a column."""
+    x = w.stem(image, 2)
+    for i in range(depth):
+        t, c = f"blocks.{i}.token_mixing", f"blocks.{i}.channel_mixing"
+        seen = transposed(w.channel_dense(w.layer_norm(x, f"{t}.norm"), f"{t}.dense_0"))
+        starts = range(0, len(seen), groups)
+        together = [list(itertools.chain(*seen[j : j + groups])) for j in starts]
+        hidden = each(gelu_tanh, w.token_dense(transposed(together), f"{t}.dense_1"))
+        mixed = transposed(w.token_dense(hidden, f"{t}.dense_2"))
+        apart = [col[g * len(x) : (g + 1) * len(x)] for col in mixed for g in range(groups)]
+        x = add(x, transposed(apart))
+        hidden = each(gelu_tanh, w.channel_dense(w.layer_norm(x, f"{c}.norm"), f"{c}.dense_0"))
+        x = add(x, w.channel_dense(hidden, f"{c}.dense_1"))
+    return w.head(mean_of_tokens(w.layer_norm(x, "norm")))
+
+
+def written_conv(w: Written, image: np.ndarray, depth: int, rows: int, columns: int) -> list:
+    """ResMLP whose tokens are mixed by a 3 x 3 convolution and a linear map of the channels."""
+    x = w.stem(image, 2)
+    for i in range(depth):
+        t, c = f"blocks.{i}.token_mixing", f"blocks.{i}.channel_mixing"
+        y = w.affine(x, f"{t}.norm")
+        kernel, bias = w.weights[f"{t}.conv.kernel"], w.weights[f"{t}.conv.bias"]
+        convolved: Table = []
+        for r in range(rows):
+            for col in range(columns):
+                convolved.append(list(bias))
+                for dr in (-1, 0, 1):
+                    for dc in (-1, 0, 1):
+                        if 0 <= r + dr < rows and 0 <= col + dc < columns:
+                            near = y[(r + dr) * columns + col + dc]
+                            products = map(mp.fmul, kernel[dr + 1][dc + 1], near)
+                            convolved[-1] = list(map(mp.fadd, convolved[-1], products))
+        x = add(x, w.layer_scale(w.channel_dense(convolved, f"{t}.dense_0"), t))
+        hidden = each(gelu_erf, w.channel_dense(w.affine(x, f"{c}.norm"), f"{c}.dense_0"))
+        x = add(x, w.layer_scale(w.channel_dense(hidden, f"{c}.dense_1"), c))
+    return w.head(mean_of_tokens(w.affine(x, "norm")))
+
+
+def written_sequence(w: Written, ids: np.ndarray, depth: int) -> list:
+    words = [w.weights["stem.embedding"][i] for i in ids.tolist()]
+    return written_mixer(w, ids, depth, tokens=words)
+
+
 # Two patches high and three wide, so that rows and columns cannot be confused.
 SIZE = {"image_size": (4, 6), "patch": 2, "depth": 2, "classes": 3}
 
@@ -205,6 +285,35 @@ CASES = {
         families.vit(**SIZE, channels=6, heads=2, channel_hidden=9),
         lambda w, image: written_vit(w, image, 2, heads=2),
     ),
+    "feed-forward only": (
+        families.feed_forward(**SIZE, channels=4),
+        lambda w, image: written_feed_forward(w, image, 2),
+    ),
+    "untied": (
+        ablations.mixer_untied(**SIZE, channels=4, token_hidden=5, channel_hidden=7),
+        lambda w, image: written_untied(w, image, 2),
+    ),
+    "views": (
+        ablations.mixer_grouped(
+            **SIZE, channels=6, token_hidden=5, channel_hidden=7, groups=3, views=True
+        ),
+        lambda w, image: written_grouped(w, image, 2, groups=3),
+    ),
+    "separable convolution": (
+        ablations.resmlp_ablation(**SIZE, channels=4, mixing="separable_conv", norm=Affine()),
+        lambda w, image: written_conv(w, image, 2, rows=2, columns=3),
+    ),
+    "words": (
+        families.sequence_mixer(
+            input=TokenIds(tokens=5, vocabulary=9),
+            channels=4,
+            depth=2,
+            token_hidden=3,
+            channel_hidden=7,
+            classes=3,
+        ),
+        lambda w, ids: written_sequence(w, ids, 2),
+    ),
 }
 
 
@@ -217,6 +326,14 @@ def drawn(spec, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def given(spec) -> np.ndarray:
+    """One input: normal values, or ids of words."""
+    generator = np.random.default_rng(2)
+    if isinstance(spec.input, TokenIds):
+        return generator.integers(spec.input.vocabulary, size=spec.input.tokens)
+    return generator.normal(size=spec.input.shape)
+
+
 def relative_error(found: np.ndarray, expected: list) -> float:
     worst = max(abs(mp.mpf(float(a)) - b) for a, b in zip(found, expected, strict=True))
     return float(worst / max(abs(b) for b in expected))
@@ -226,14 +343,14 @@ def relative_error(found: np.ndarray, expected: list) -> float:
 def test_reference_agrees_with_the_papers_equation_in_forty_digits(name):
     spec, written = CASES[name]
     weights = drawn(spec, seed=1)
-    image = np.random.default_rng(2).normal(size=spec.input.shape)
+    image = given(spec)
     expected = written(Written(weights), image)
     in_float64 = forward(spec, weights, image[None])["logits"][0]
     assert relative_error(in_float64, expected) < 1e-13
     single = {key: value.astype(np.float32) for key, value in weights.items()}
-    rounded = written(Written(single), image.astype(np.float32))
-    yardstick = Arithmetic(np.float32)
-    in_float32 = forward(spec, single, image[None].astype(np.float32), arithmetic=yardstick)
+    image = image if image.dtype == np.int64 else image.astype(np.float32)
+    rounded = written(Written(single), image)
+    in_float32 = forward(spec, single, image[None], arithmetic=Arithmetic(np.float32))
     assert 1e-9 < relative_error(in_float32["logits"][0], rounded) < 3e-6
 
 

@@ -14,6 +14,9 @@ SHELVES = ("backends", "converters", "conformance")
 FOLDERS = ("mixer_spec", *SHELVES, "tests", "examples", "benchmarks", "docs", ".ci")
 TEXT = {".json", ".lock", ".md", ".py", ".sh", ".svg", ".toml", ".yaml", ".yml", ""}
 
+# Caches, and the file that stands in a git worktree for the repository itself.
+NOT_OURS = {"__pycache__", ".git"}
+
 LONGEST = 600
 VAGUE_NAMES = {"common", "helpers", "manager", "misc", "utils"}
 
@@ -28,7 +31,7 @@ def _files() -> list[Path]:
     return [
         path
         for path in (*inside, *ROOT.iterdir())
-        if path.is_file() and path.suffix in TEXT and "__pycache__" not in path.parts
+        if path.is_file() and path.suffix in TEXT and not NOT_OURS & {*path.relative_to(ROOT).parts}
     ]
 
 

@@ -6,13 +6,15 @@ import copy
 import importlib.resources
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 
-from mixer_spec import VARIANTS, ModelSpec, SpecError, variant
+from mixer_spec import VARIANTS, ModelSpec, SpecError, families, variant
+from mixer_spec.layers import AnyLayer
 from mixer_spec.schema import json_schema, json_schema_text
+from mixer_spec.shapes import TokenIds, Vectors
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 
@@ -33,6 +35,23 @@ def test_schema_is_itself_valid() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_satisfies_the_schema(name: str) -> None:
     VALIDATOR.validate(variant(name).spec().to_data())
+
+
+@pytest.mark.parametrize(
+    "entering", [TokenIds(tokens=4, vocabulary=9), Vectors(tokens=4, channels=3)]
+)
+def test_specs_of_sequences_satisfy_the_schema(entering: TokenIds | Vectors) -> None:
+    spec = families.sequence_mixer(
+        input=entering, channels=6, depth=1, token_hidden=5, channel_hidden=7, classes=2
+    )
+    VALIDATOR.validate(spec.to_data())
+
+
+def test_schema_has_every_kind_of_layer() -> None:
+    kinds = {kind.kind for kind in get_args(AnyLayer)}
+    assert len(kinds) == 24
+    others = {"image", "token_ids", "vectors", "stage"}
+    assert json_schema()["$defs"].keys() == kinds | others
 
 
 def test_every_object_is_closed_and_complete() -> None:
@@ -127,6 +146,23 @@ def _stages_as_an_object(document: Document) -> None:
     document["stages"] = document["stages"][0]
 
 
+def _unknown_input(document: Document) -> None:
+    document["input"]["kind"] = "sound"
+
+
+def _empty_vocabulary(document: Document) -> None:
+    document["input"] = {"kind": "token_ids", "tokens": 4, "vocabulary": 0}
+
+
+def _window_of_one_number(document: Document) -> None:
+    layers = document["stages"][0]["block"][0]["layers"]
+    layers[1] = {"kind": "depthwise_conv", "window": [3]}
+
+
+def _no_groups(document: Document) -> None:
+    document["stages"][0]["block"][0]["layers"][1] = {"kind": "group_channels", "groups": 0}
+
+
 def _nothing_where_a_layer_stands(document: Document) -> None:
     document["norm"] = None
 
@@ -153,6 +189,10 @@ BREAKS: tuple[Callable[[Document], None], ...] = (
     _patch_of_one_number,
     _patch_of_three_numbers,
     _stages_as_an_object,
+    _unknown_input,
+    _empty_vocabulary,
+    _window_of_one_number,
+    _no_groups,
     _nothing_where_a_layer_stands,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,13 +13,17 @@ from hypothesis import strategies as st
 
 from mixer_spec import VARIANTS, ModelSpec, SpecError, Stage, families, variant
 from mixer_spec.layers import (
+    AnyLayer,
     Attention,
     ChannelDense,
     ClassToken,
+    DepthwiseConv,
     GatedUnit,
     Gelu,
+    GroupChannels,
     Head,
     LayerNorm,
+    LinearEmbed,
     MeanPool,
     PatchEmbed,
     PositionEmbedding,
@@ -27,12 +32,21 @@ from mixer_spec.layers import (
     SpatialGate,
     TakeToken,
     TokenDense,
+    TokenEmbed,
+    TokenNorm,
+    UngroupChannels,
+    UntiedTokenDense,
 )
-from mixer_spec.shapes import Image
+from mixer_spec.shapes import Image, TokenIds, Vectors
 
 TINY = families.mixer(
     image_size=8, patch=4, channels=6, depth=2, token_hidden=5, channel_hidden=7, classes=3
 )
+
+
+NORM = LayerNorm(epsilon=1e-6)
+
+KINDS = get_args(AnyLayer)
 
 
 def with_block(*layers, channels: int = 6, name: str = "token_mixing") -> ModelSpec:
@@ -182,10 +196,17 @@ def test_bad_epsilons_are_refused(bad):
 
 
 def test_what_changes_a_number_has_no_default():
-    for cls in (LayerNorm, Gelu, TokenDense, ChannelDense, PatchEmbed, GatedUnit, Attention, Head):
+    for cls in KINDS:
         for field in dataclasses.fields(cls):
             assert field.default is dataclasses.MISSING, (cls, field.name)
             assert field.default_factory is dataclasses.MISSING, (cls, field.name)
+
+
+def test_every_kind_has_a_name_of_its_own_and_says_what_it_takes():
+    assert len(KINDS) == 24
+    assert len({kind.kind for kind in KINDS}) == len(KINDS)
+    for kind in KINDS:
+        assert kind.accepts.noun, kind
 
 
 def test_gelu_has_two_forms_only():
@@ -206,8 +227,6 @@ def test_unbounded_depth_is_refused():
 
 
 # --- rules between layers -------------------------------------------------------------------
-
-NORM = LayerNorm(epsilon=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +251,32 @@ NORM = LayerNorm(epsilon=1e-6)
             ),
             "a spatial_gate must end in the table",
         ),
+        (
+            (GroupChannels(groups=4),),
+            r"groups must divide the channels; expected 6 % 4 == 0, got 2",
+        ),
+        (
+            (UngroupChannels(groups=3),),
+            r"groups must divide the tokens; expected 4 % 3 == 0, got 1",
+        ),
+        (
+            (GroupChannels(groups=2),),
+            r"expected \[token 4, channel 6\], got \[token 8, channel 3\]",
+        ),
+        ((UntiedTokenDense(features=5),), r"must end in the table that it began with; .*4.*5"),
+        (
+            (DepthwiseConv(window=(3, 2)),),
+            r"a window has a middle; expected odd sides, got \(3, 2\)",
+        ),
+        (
+            (TokenDense(features=4), DepthwiseConv(window=(3, 3))),
+            r"needs tokens that lie on a grid; .* got \[token 4, channel 6\]",
+        ),
+        (
+            (GroupChannels(groups=2), UngroupChannels(groups=2), DepthwiseConv(window=(3, 3))),
+            "needs tokens that lie on a grid",
+        ),
+        ((TokenNorm(epsilon=1e-6), NORM), "two layers are called 'norm'"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused_with_both_values(layers, message):
@@ -255,6 +300,62 @@ def test_patch_that_does_not_divide_names_both_axes():
 def test_senseless_image_sizes_are_refused(size):
     with pytest.raises(SpecError):
         variant("mixer_b16").spec(image_size=size)
+
+
+def test_convolution_beside_a_class_token_is_refused():
+    fits = with_block(DepthwiseConv(window=(3, 3)))
+    with pytest.raises(SpecError, match=r"got \[token 5, channel 6\] with 1 in front of the grid"):
+        dataclasses.replace(fits, embeddings=(ClassToken(),))
+
+
+@pytest.mark.parametrize(
+    ("entering", "stem", "message"),
+    [
+        (
+            TokenIds(tokens=4, vocabulary=9),
+            PatchEmbed(patch=(4, 4), features=6),
+            r"stem: .* expected an image, got ids of words \[token 4\] of 9 words",
+        ),
+        (
+            Vectors(tokens=4, channels=3),
+            TokenEmbed(features=6),
+            r"expected ids of words, got vectors \[token 4, channel 3\]",
+        ),
+        (
+            Image(height=8, width=8, channels=3),
+            TokenEmbed(features=6),
+            r"expected ids of words, got an image \[height 8, width 8, channel 3\]",
+        ),
+        (
+            Image(height=8, width=8, channels=3),
+            LinearEmbed(features=6),
+            "expected vectors, got an image",
+        ),
+    ],
+)
+def test_stem_that_does_not_take_the_input_is_refused(entering, stem, message):
+    with pytest.raises(SpecError, match=message):
+        dataclasses.replace(TINY, input=entering, stem=stem)
+
+
+def test_convolution_of_a_sequence_is_refused():
+    block = (Residual(name="token_mixing", layers=(DepthwiseConv(window=(3, 3)),)),)
+    with pytest.raises(SpecError, match="needs tokens that lie on a grid"):
+        dataclasses.replace(
+            TINY,
+            input=Vectors(tokens=4, channels=3),
+            stem=LinearEmbed(features=6),
+            stages=(Stage(transition=(), block=block, depth=1),),
+        )
+
+
+def test_pyramid_that_grows_is_refused_with_both_counts():
+    stage = dataclasses.replace(TINY.stages[0], transition=(TokenDense(features=5),))
+    with pytest.raises(SpecError) as caught:
+        dataclasses.replace(TINY, stages=(*TINY.stages, stage))
+    assert "transitions.1: a pyramid does not grow; expected at most 4 tokens, got 5" in str(
+        caught.value
+    )
 
 
 def test_token_beyond_the_table_is_refused():

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from mixer_spec import InputError, ModelSpec, Stage, UnknownNameError, families, load_backend
+from mixer_spec import (
+    InputError,
+    ModelSpec,
+    Stage,
+    UnknownNameError,
+    ablations,
+    families,
+    load_backend,
+)
+from mixer_spec.blocks import NORM
 from mixer_spec.layers import (
     Affine,
     ChannelDense,
@@ -23,11 +32,14 @@ from mixer_spec.layers import (
     TokenDense,
 )
 from mixer_spec.reference import Shuffled, forward
+from mixer_spec.shapes import TokenIds, Vectors
 from mixer_torch import TorchBackend
 from mixer_torch.arrays import to_tensor
 from mixer_torch.modules import MODULES, module_of
 
-SIZES = {"image_size": (15, 25), "patch": 5, "depth": 2}  # a grid of 3 x 5 tokens
+IMAGE = {"image_size": (15, 25), "patch": 5}  # a grid of 3 x 5 tokens
+SIZES = {**IMAGE, "depth": 2}
+WIDTHS = {"channels": 12, "token_hidden": 11, "channel_hidden": 17, "classes": 3}
 
 
 def pyramid() -> ModelSpec:
@@ -74,6 +86,25 @@ SPECS = {
     "gmlp": families.gmlp(channels=7, classes=1, **SIZES),
     "gmixer": families.gmixer(channels=8, token_hidden=18, channel_hidden=22, classes=5, **SIZES),
     "vit": families.vit(channels=12, heads=3, channel_hidden=17, classes=5, **SIZES),
+    "vit-mean": families.vit(
+        channels=12, heads=2, channel_hidden=17, pool="mean", classes=3, **SIZES
+    ),
+    "feed-forward": families.feed_forward(channels=9, classes=3, **SIZES),
+    "untied": ablations.mixer_untied(**WIDTHS, **SIZES),
+    "grouped": ablations.mixer_grouped(groups=3, views=False, **WIDTHS, **SIZES),
+    "views": ablations.mixer_grouped(groups=2, views=True, **WIDTHS, **SIZES),
+    "shrinking": ablations.mixer_pyramid(depths=(1, 2), shrink=3, **WIDTHS, **IMAGE),
+    "resmlp-mlp": ablations.resmlp_ablation(
+        channels=7, classes=3, mixing="mlp", norm=Affine(), **SIZES
+    ),
+    "resmlp-conv": ablations.resmlp_ablation(
+        channels=7, classes=3, mixing="conv", norm=Affine(), **SIZES
+    ),
+    "resmlp-sepconv": ablations.resmlp_ablation(
+        channels=7, classes=3, mixing="separable_conv", norm=NORM, **SIZES
+    ),
+    "words": families.sequence_mixer(input=TokenIds(tokens=6, vocabulary=10), depth=2, **WIDTHS),
+    "vectors": families.sequence_mixer(input=Vectors(tokens=6, channels=5), depth=2, **WIDTHS),
     "pyramid": pyramid(),
 }
 
@@ -90,8 +121,10 @@ def random_weights(spec: ModelSpec) -> dict[str, np.ndarray]:
     }
 
 
-def random_images(spec: ModelSpec, batch: int) -> np.ndarray:
+def random_inputs(spec: ModelSpec, batch: int) -> np.ndarray:
     generator = np.random.Generator(np.random.Philox(key=8))
+    if isinstance(spec.input, TokenIds):
+        return generator.integers(spec.input.vocabulary, size=(batch, *spec.input.shape))
     return generator.standard_normal((batch, *spec.input.shape), np.float32)
 
 
@@ -102,14 +135,14 @@ def relative_error(found: np.ndarray, oracle: np.ndarray) -> float:
     return float(np.sqrt(np.mean(difference**2) / np.mean(oracle**2)))
 
 
-def shares_of_tolerance(spec, weights, images, found) -> dict[str, float]:
+def shares_of_tolerance(spec, weights, inputs, found) -> dict[str, float]:
     """Each tap's error over its tolerance: four times what the reference shows in float32.
 
     The floor is one rounding of the result, for a tap so small that the reference was lucky.
     """
-    oracle = forward(spec, weights, images, spec.taps)
+    oracle = forward(spec, weights, inputs, spec.taps)
     runs = [
-        forward(spec, weights, images, spec.taps, arithmetic=Shuffled(seed)) for seed in range(16)
+        forward(spec, weights, inputs, spec.taps, arithmetic=Shuffled(seed)) for seed in range(16)
     ]
     return {
         tap: relative_error(found[tap], oracle[tap])
@@ -122,9 +155,9 @@ def shares_of_tolerance(spec, weights, images, found) -> dict[str, float]:
 @pytest.mark.parametrize("name", SPECS)
 def test_every_tap_equals_the_reference_in_float64(name, batch):
     spec = SPECS[name]
-    weights, images = random_weights(spec), random_images(spec, batch)
-    found = TorchBackend().load(spec, weights, profile="f64").forward(images, spec.taps)
-    oracle = forward(spec, weights, images, spec.taps)
+    weights, inputs = random_weights(spec), random_inputs(spec, batch)
+    found = TorchBackend().load(spec, weights, profile="f64").forward(inputs, spec.taps)
+    oracle = forward(spec, weights, inputs, spec.taps)
     assert list(found) == list(oracle)
     for tap in spec.taps:
         assert found[tap].dtype == np.float64
@@ -135,16 +168,16 @@ def test_every_tap_equals_the_reference_in_float64(name, batch):
 @pytest.mark.parametrize("name", SPECS)
 def test_every_tap_is_within_float32_noise_of_the_reference(name, batch):
     spec = SPECS[name]
-    weights, images = random_weights(spec), random_images(spec, batch)
-    found = TorchBackend().load(spec, weights).forward(images, spec.taps)
+    weights, inputs = random_weights(spec), random_inputs(spec, batch)
+    found = TorchBackend().load(spec, weights).forward(inputs, spec.taps)
     assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
-    shares = shares_of_tolerance(spec, weights, images, found)
+    shares = shares_of_tolerance(spec, weights, inputs, found)
     assert max(shares.values()) < 1, shares
 
 
 def test_layer_norm_of_a_large_mean_is_as_accurate_as_two_passes():
     spec = SPECS["mixer"]
-    weights, images = random_weights(spec), random_images(spec, 3)
+    weights, images = random_weights(spec), random_inputs(spec, 3)
     weights["stem.bias"] = weights["stem.bias"] + np.float32(1e3)
     found = TorchBackend().load(spec, weights).forward(images, spec.taps)
     shares = shares_of_tolerance(spec, weights, images, found)
@@ -162,6 +195,29 @@ def shift_one(bias: torch.Tensor) -> None:
 
 def exchange_query_and_value(attention: nn.Module) -> None:
     attention.query, attention.value = attention.value, attention.query
+
+
+def flip(kernel: torch.Tensor) -> None:
+    kernel.data = kernel.data.flip(0, 1)
+
+
+def reverse(kernel: torch.Tensor) -> None:
+    kernel.data = kernel.data.flip(0)
+
+
+def group_blocks(group: nn.Module) -> None:
+    group.forward = lambda x: torch.cat(x.chunk(group.groups, dim=2), dim=1)
+
+
+def wrap_around(conv: nn.Module) -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        image = x.unflatten(1, conv.grid).permute(0, 3, 1, 2)
+        image = nn.functional.pad(image, (1, 1, 1, 1), mode="circular")
+        kernel = conv.kernel.permute(2, 0, 1)[:, None]
+        found = nn.functional.conv2d(image, kernel, conv.bias, groups=image.shape[1])
+        return found.permute(0, 2, 3, 1).flatten(1, 2)
+
+    conv.forward = forward
 
 
 MUTANTS = {
@@ -198,6 +254,19 @@ MUTANTS = {
         "token_mixing.attention",
         lambda m: setattr(m, "heads", 2),
     ),
+    "token norm's epsilon": (
+        "feed-forward",
+        "token_mixing.norm",
+        lambda m: setattr(m, "epsilon", 1),
+    ),
+    "kernels of other channels": ("untied", "token_mixing.dense_1", lambda m: reverse(m.kernel)),
+    "groups taken in blocks": ("grouped", "token_mixing.group", group_blocks),
+    "a convolution for a correlation": (
+        "resmlp-conv",
+        "token_mixing.conv",
+        lambda m: flip(m.kernel),
+    ),
+    "another padding": ("resmlp-sepconv", "token_mixing.conv", wrap_around),
 }
 
 
@@ -205,10 +274,10 @@ MUTANTS = {
 def test_the_comparison_finds_and_locates_a_mutant(mutant):
     name, path, break_it = MUTANTS[mutant]
     spec = SPECS[name]
-    weights, images = random_weights(spec), random_images(spec, 3)
+    weights, inputs = random_weights(spec), random_inputs(spec, 3)
     model = TorchBackend().load(spec, weights)
     break_it(model.module.get_submodule(f"blocks.1.{path}"))
-    shares = shares_of_tolerance(spec, weights, images, model.forward(images, spec.taps))
+    shares = shares_of_tolerance(spec, weights, inputs, model.forward(inputs, spec.taps))
     assert (
         next(tap for tap, share in shares.items() if share >= 1)
         == f"blocks.1.{path.partition('.')[0]}"
@@ -243,7 +312,7 @@ def test_a_patch_is_read_row_by_row_with_rgb_last():
 def test_only_the_taps_asked_for_come_back():
     spec = SPECS["mixer"]
     model = load_backend("torch").load(spec, random_weights(spec))
-    images = random_images(spec, 2)
+    images = random_inputs(spec, 2)
     assert list(model.forward(images)) == ["logits"]
     found = model.forward(images, ["pooled", "blocks.1.token_mixing"])
     assert set(found) == {"pooled", "blocks.1.token_mixing", "logits"}
@@ -252,7 +321,7 @@ def test_only_the_taps_asked_for_come_back():
 def test_images_may_be_read_only_strided_or_of_another_float():
     spec = SPECS["mixer"]
     model = TorchBackend().load(spec, random_weights(spec))
-    images = random_images(spec, 4)
+    images = random_inputs(spec, 4)
     expected = model.forward(images)["logits"]
     images.flags.writeable = False
     assert np.array_equal(model.forward(images)["logits"], expected)
@@ -265,7 +334,7 @@ def test_images_may_be_read_only_strided_or_of_another_float():
 def test_images_of_the_wrong_shape_and_unknown_taps_are_input_errors():
     spec = SPECS["mixer"]
     model = TorchBackend().load(spec, random_weights(spec))
-    images = random_images(spec, 1)
+    images = random_inputs(spec, 1)
     with pytest.raises(InputError, match=r"channels first: use images.transpose\(0, 2, 3, 1\)"):
         model.forward(images.transpose(0, 3, 1, 2))
     with pytest.raises(InputError, match="wrong dtype; expected float32, got uint8"):
@@ -304,7 +373,7 @@ def precisions() -> tuple[str, str]:
 def test_strict_arithmetic_is_on_inside_and_put_back_after(chosen):
     spec = SPECS["mixer"]
     model = TorchBackend().load(spec, random_weights(spec))
-    images = random_images(spec, 1)
+    images = random_inputs(spec, 1)
     seen = []
     model.module.head.register_forward_hook(lambda *_: seen.append(precisions()))
     before = precisions()
@@ -328,7 +397,7 @@ def stop(*_: object) -> None:
 def test_autocast_around_the_backend_changes_nothing():
     spec = SPECS["mixer"]
     model = TorchBackend().load(spec, random_weights(spec))
-    images = random_images(spec, 2)
+    images = random_inputs(spec, 2)
     expected = model.forward(images)["logits"]
     with torch.autocast("cpu", torch.bfloat16):
         assert np.array_equal(model.forward(images)["logits"], expected)

@@ -11,10 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from mixer_spec import InputError, ModelSpec, families, variant, weights
+from mixer_spec import InputError, ModelSpec, ablations, families, variant, weights
+from mixer_spec.blocks import NORM
+from mixer_spec.shapes import TokenIds, Vectors
 from mixer_torch import SpecModel, build
+from mixer_torch.modules import MODULES
 
 SIZES = {"image_size": (8, 12), "patch": 4, "depth": 2, "classes": 3}
+WIDTHS = {"channels": 8, "token_hidden": 5, "channel_hidden": 7}
+SEQUENCE = {**WIDTHS, "depth": 2, "classes": 3}
 
 SPECS = {
     "mixer": families.mixer(channels=8, token_hidden=5, channel_hidden=7, **SIZES),
@@ -22,6 +27,15 @@ SPECS = {
     "gmlp": families.gmlp(channels=8, **SIZES),
     "gmixer": families.gmixer(channels=8, token_hidden=10, channel_hidden=14, **SIZES),
     "vit": families.vit(channels=8, heads=2, channel_hidden=7, **SIZES),
+    "feed-forward": families.feed_forward(channels=8, **SIZES),
+    "untied": ablations.mixer_untied(**WIDTHS, **SIZES),
+    "grouped": ablations.mixer_grouped(groups=2, views=True, **WIDTHS, **SIZES),
+    "pyramid": ablations.mixer_pyramid(
+        image_size=(8, 12), patch=4, depths=(1, 1), shrink=3, classes=3, **WIDTHS
+    ),
+    "conv": ablations.resmlp_ablation(channels=8, mixing="separable_conv", norm=NORM, **SIZES),
+    "words": families.sequence_mixer(input=TokenIds(tokens=6, vocabulary=10), **SEQUENCE),
+    "vectors": families.sequence_mixer(input=Vectors(tokens=6, channels=5), **SEQUENCE),
 }
 
 
@@ -40,8 +54,28 @@ def random_model(spec: ModelSpec, dtype: torch.dtype = torch.float32) -> SpecMod
     return model
 
 
+def random_inputs(
+    spec: ModelSpec, batch: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(4)
+    match spec.input:
+        case TokenIds(tokens=tokens, vocabulary=vocabulary):
+            drawn = torch.randint(vocabulary, (batch, tokens), generator=generator)
+            return drawn.to(device)
+        case Vectors(tokens=tokens, channels=channels):
+            shape: tuple[int, ...] = (batch, tokens, channels)
+        case image:
+            shape = (batch, image.channels, image.height, image.width)
+    return torch.randn(shape, generator=generator, dtype=dtype).to(device)
+
+
 def random_images(batch: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(batch, 3, 8, 12, generator=torch.Generator().manual_seed(4), dtype=dtype)
+    return random_inputs(SPECS["mixer"], batch, dtype)
+
+
+def in_dtype(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Ids stay ids."""
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
 # --- names and parameters -------------------------------------------------------------------
@@ -52,7 +86,11 @@ def test_state_dict_keys_and_shapes_are_the_canonical_ones(spec):
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
         name: parameter.shape for name, parameter in spec.parameters().items()
     }
-    assert list(state) == list(spec.parameters())
+    # In the canonical order, but for the transitions of a pyramid: they stand together.
+    place = {"stem": 0, "transitions": 1}
+    assert list(state) == sorted(
+        spec.parameters(), key=lambda name: place.get(name.partition(".")[0], 2)
+    )
 
 
 def test_submodules_stand_at_the_paths_of_the_nodes(spec):
@@ -81,17 +119,19 @@ def test_repr_shows_what_each_layer_is():
     assert "PatchEmbed(\n    kernel=[4, 4, 3, 8], bias=[8]" in repr(SpecModel(SPECS["vit"]))
     assert "(gelu_0): Gelu(approximate='tanh')" in text
     assert "LayerNorm(scale=[8], bias=[8], epsilon=1e-06)" in text
+    assert "(group): GroupChannels(groups=2)" in repr(SpecModel(SPECS["grouped"]))
+    assert "(conv): DepthwiseConv(kernel=[3, 3, 8], bias=[8])" in repr(SpecModel(SPECS["conv"]))
 
 
 # --- forward --------------------------------------------------------------------------------
 
 
 def test_forward_and_forward_taps_give_the_same_bits(spec):
-    model, images = random_model(spec), random_images(3)
-    found = model.forward_taps(images, spec.taps)
+    model, inputs = random_model(spec), random_inputs(spec, 3)
+    found = model.forward_taps(inputs, spec.taps)
     assert list(found) == list(spec.taps)
-    assert torch.equal(found["logits"], model(images))
-    assert list(model.forward_taps(images)) == ["logits"]
+    assert torch.equal(found["logits"], model(inputs))
+    assert list(model.forward_taps(inputs)) == ["logits"]
 
 
 def test_images_of_another_size_are_an_input_error():
@@ -105,8 +145,21 @@ def test_images_of_another_size_are_an_input_error():
         model(torch.ones(3, 8, 12))
 
 
+def test_sequences_of_another_length_are_an_input_error():
+    with pytest.raises(InputError, match=r"expected \[batch, 6\] \(batch, token\), got \[2, 7\]"):
+        SpecModel(SPECS["words"])(torch.zeros(2, 7, dtype=torch.int64))
+    expected = r"expected \[batch, 6, 5\] \(batch, token, channel\), got \[2, 5, 6\]"
+    with pytest.raises(InputError, match=expected):
+        SpecModel(SPECS["vectors"])(torch.zeros(2, 5, 6))
+
+
+def test_every_layer_kind_is_under_test():
+    covered = {type(node.layer) for each in SPECS.values() for node in each.nodes()}
+    assert covered == set(MODULES)
+
+
 def test_an_empty_batch_has_no_logits(spec):
-    assert SpecModel(spec)(torch.empty(0, 3, 8, 12)).shape == (0, 3)
+    assert SpecModel(spec)(random_inputs(spec, 0)).shape == (0, 3)
 
 
 def test_unknown_taps_are_an_input_error():
@@ -114,8 +167,15 @@ def test_unknown_taps_are_an_input_error():
         SpecModel(SPECS["mixer"]).forward_taps(random_images(1), ["blocks.9", "stem"])
 
 
-def test_memory_format_of_the_images_does_not_matter(spec):
-    model, images = random_model(spec), random_images(3)
+def test_strides_of_the_inputs_do_not_matter(spec):
+    model, inputs = random_model(spec), random_inputs(spec, 3)
+    strided = inputs.movedim(0, -1).contiguous().movedim(-1, 0)
+    assert strided.stride() != inputs.stride()
+    assert torch.allclose(model(strided), model(inputs), rtol=1e-6, atol=1e-6)
+
+
+def test_memory_format_of_the_images_does_not_matter():
+    model, images = random_model(SPECS["conv"]), random_images(3)
     channels_last = images.to(memory_format=torch.channels_last)
     assert torch.allclose(model(channels_last), model(images), rtol=1e-6, atol=1e-6)
 
@@ -154,7 +214,7 @@ def test_nothing_is_allocated_on_the_meta_device(spec):
     model = SpecModel(spec, device="meta", dtype=torch.bfloat16)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    logits = model(torch.empty(5, 3, 8, 12, device="meta", dtype=torch.bfloat16))
+    logits = model(random_inputs(spec, 5, torch.bfloat16, "meta"))
     assert logits.shape == (5, 3)
     with torch.device("meta"):
         assert {p.device.type for p in SpecModel(spec).parameters()} == {"meta"}
@@ -172,8 +232,8 @@ def test_a_meta_model_is_filled_by_its_owner():
 def test_half_precision_runs_close_to_float64(spec, dtype):
     exact = random_model(spec, torch.float64)
     model = copy.deepcopy(exact).to(dtype)
-    images = random_images(3, torch.float64)
-    logits, expected = model(images.to(dtype)), exact(images)
+    inputs = random_inputs(spec, 3, torch.float64)
+    logits, expected = model(in_dtype(inputs, dtype)), exact(inputs)
     assert logits.dtype == dtype
     # Some dozens of roundings of the storage's precision, far below the size of the logits.
     error = (logits.double() - expected).norm() / expected.norm()
@@ -192,51 +252,54 @@ def test_module_conversions_return_the_model_in_that_dtype():
 
 
 def test_train_and_eval_compute_the_same_since_dropout_belongs_to_a_recipe(spec):
-    model, images = random_model(spec), random_images(2)
-    assert torch.equal(model.train()(images), model.eval()(images))
+    model, inputs = random_model(spec), random_inputs(spec, 2)
+    assert torch.equal(model.train()(inputs), model.eval()(inputs))
 
 
 # --- copies ---------------------------------------------------------------------------------
 
 
 def test_a_deep_copy_is_equal_and_independent(spec):
-    model, images = random_model(spec), random_images(2)
+    model, inputs = random_model(spec), random_inputs(spec, 2)
     twin = copy.deepcopy(model)
-    assert torch.equal(twin(images), model(images))
+    assert torch.equal(twin(inputs), model(inputs))
     twin.head.bias.data.add_(1)
-    assert not torch.equal(twin(images), model(images))
+    assert not torch.equal(twin(inputs), model(inputs))
 
 
 def test_a_pickled_model_and_a_saved_state_come_back(spec, tmp_path):
-    model, images = random_model(spec), random_images(2)
-    assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))
+    model, inputs = random_model(spec), random_inputs(spec, 2)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(inputs), model(inputs))
     torch.save(model.state_dict(), tmp_path / "state.pt")
     other = SpecModel(spec)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True), strict=True)
-    assert torch.equal(other(images), model(images))
+    assert torch.equal(other(inputs), model(inputs))
 
 
 # --- gradients ------------------------------------------------------------------------------
 
 
-def test_every_parameter_and_the_images_have_a_gradient(spec):
+def test_every_parameter_and_floating_inputs_have_a_gradient(spec):
     model = random_model(spec)
-    images = random_images(3).requires_grad_()
-    model(images).square().sum().backward()
+    inputs = random_inputs(spec, 3)
+    if inputs.is_floating_point():
+        inputs.requires_grad_()
+    model(inputs).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         if not name.endswith("attention.key.bias"):  # the softmax does not depend on it
             assert parameter.grad.any(), name
-    assert images.grad.any()
+    if inputs.is_floating_point():
+        assert inputs.grad.any()
 
 
 def test_gradients_equal_finite_differences(spec):
     model = random_model(spec, torch.float64)
-    images = random_images(2, torch.float64)
+    inputs = random_inputs(spec, 2, torch.float64)
 
     def loss() -> torch.Tensor:
-        return model(images).sin().sum()
+        return model(inputs).sin().sum()
 
     loss().backward()
     step = 1e-5
@@ -266,9 +329,9 @@ def test_functional_calls_and_vmap_give_the_same_logits():
 
 def test_compile_makes_one_graph(spec):
     torch.compiler.reset()
-    model, images = random_model(spec), random_images(2)
+    model, inputs = random_model(spec), random_inputs(spec, 2)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert torch.allclose(compiled(images), model(images), rtol=1e-6, atol=1e-6)
+    assert torch.allclose(compiled(inputs), model(inputs), rtol=1e-6, atol=1e-6)
 
 
 def test_compile_makes_one_graph_of_the_taps():
@@ -286,13 +349,13 @@ def test_export_keeps_names_and_a_dynamic_batch(spec):
     model = random_model(spec).eval()
     batch = torch.export.Dim("batch")
     program = torch.export.export(
-        model, (random_images(2),), dynamic_shapes={"images": {0: batch}}, strict=True
+        model, (random_inputs(spec, 2),), dynamic_shapes={"inputs": {0: batch}}, strict=True
     )
     assert set(program.state_dict) == set(spec.parameters())
     runner = program.module()
     for size in (1, 2, 7):
-        images = random_images(size)
-        assert torch.allclose(runner(images), model(images), rtol=1e-6, atol=1e-6)
+        inputs = random_inputs(spec, size)
+        assert torch.allclose(runner(inputs), model(inputs), rtol=1e-6, atol=1e-6)
 
 
 def test_a_training_step_lowers_the_loss():

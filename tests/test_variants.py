@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from mixer_spec import VARIANTS, UnknownNameError, variant
+from mixer_spec.layers import Constant, Normal
+from mixer_spec.preprocess import PIPELINES
 
 # Millions of weights without the head: arXiv:2105.01601v4, table 1 in the paper's own convention.
 HEADLESS = {
@@ -27,6 +31,7 @@ def test_parameter_count_is_the_published_one(name):
 def test_parameter_count_without_head_is_the_papers(name):
     spec = variant(name).spec()
     head = sum(p.size for key, p in spec.parameters().items() if key.startswith("head."))
+    assert spec.parameter_count_without_head == spec.parameter_count - head
     assert round((spec.parameter_count - head) / 1e6, 2) == HEADLESS[name]
 
 
@@ -66,6 +71,12 @@ def test_any_resolution_that_the_patch_divides_can_be_said(name):
         ("gmixer_12_224", "gmixer_12"),
         ("ViT-B/16", "vit_b16"),
         ("vit_base_patch16_224", "vit_b16"),
+        ("ViT-H/14", "vit_h14"),
+        ("ff_base", "ff_b16"),
+        ("linear_tiny", "ff_ti16"),
+        ("Mixer-S/32-untied", "mixer_s32_untied"),
+        ("mixer_s16_pyramid_224", "mixer_s16_pyramid"),
+        ("ResMLP-12-sepconv", "resmlp_12_sepconv"),
     ],
 )
 def test_names_that_people_type_are_understood(typed, name):
@@ -87,9 +98,42 @@ def test_names_that_mean_nothing_are_refused(typed):
         variant(typed)
 
 
-def test_every_variant_has_a_source():
-    assert all("arXiv" in v.source or "github" in v.source or "/" in v.source for v in _all())
+@pytest.mark.parametrize("name", VARIANTS)
+def test_source_is_a_paper_or_a_file_of_a_repository(name):
+    source = VARIANTS[name].source
+    assert re.search(r"arXiv:\d{4}\.\d{5}|^[\w-]+/[\w-]+, \w+\.py$", source), source
 
 
-def _all():
-    return VARIANTS.values()
+@pytest.mark.parametrize("name", VARIANTS)
+def test_initial_values_and_preprocessing_are_those_of_something(name):
+    found = VARIANTS[name]
+    parameters = found.spec().parameters()
+    for suffix in found.initial:
+        assert any(key.endswith(suffix) for key in parameters), suffix
+    assert found.preprocessing in PIPELINES
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("resmlp_12", 0.1),
+        ("resmlp_24", 1e-5),
+        ("resmlp_36", 1e-6),
+        ("resmlp_b24", 1e-6),
+        ("resmlp_12_mlp", 0.1),
+    ],
+)
+def test_layer_scale_begins_as_published(name, scale):
+    assert VARIANTS[name].initial == {".scale.scale": Constant(scale)}
+
+
+def test_gate_begins_as_the_identity():
+    found = VARIANTS["gmlp_s16"]
+    assert found.initial[".gate.dense_0.kernel"] == Normal(1e-6)
+    assert found.initial[".gate.dense_0.bias"] == Constant(1.0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_head_begins_at_zero(name):
+    head = VARIANTS[name].spec().parameters()
+    assert head["head.kernel"].initial == head["head.bias"].initial == Constant(0.0)

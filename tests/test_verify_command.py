@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 import mixer_conformance.cli
 from mixer_conformance.cli import verify
 from mixer_spec import (
+    VARIANTS,
     BackendInfo,
     FileError,
     InputError,
@@ -28,6 +29,7 @@ from mixer_spec import (
     families,
 )
 from mixer_spec.reference import Arithmetic, forward
+from mixer_spec.shapes import TokenIds, Vectors
 
 Array = np.ndarray[Any, Any]
 SPEC = families.mixer(
@@ -123,7 +125,7 @@ def run(*arguments: str) -> Result:
 def test_a_conformant_backend_exits_with_0(spec_file: str) -> None:
     result = run(spec_file, "--backends", "honest")
     assert result.exit_code == 0
-    assert "small.json  f32-strict, 2 images, seed 0; judged by float64 NumPy" in result.output
+    assert "small.json  f32-strict, 2 inputs, seed 0; judged by float64 NumPy" in result.output
     assert re.search(r"^stem +\d\d\.\d  0\.\d+", result.output, re.MULTILINE)
     assert re.search(
         r"^token_mixing \(worst of 2\) +\d\d\.\d  0\.\d+ @[01]", result.output, re.MULTILINE
@@ -186,6 +188,28 @@ def test_nothing_installed_exits_with_4(
     result = run(spec_file, "--json")
     assert result.exit_code == 4
     assert json.loads(result.output) == {"conformant": False, "reports": []}
+
+
+@pytest.mark.parametrize(
+    "entering", [TokenIds(tokens=6, vocabulary=30), Vectors(tokens=6, channels=5)]
+)
+def test_a_spec_for_sequences_is_judged_too(tmp_path: Path, entering: TokenIds | Vectors) -> None:
+    widths = {"channels": 8, "depth": 1, "token_hidden": 5, "channel_hidden": 12, "classes": 2}
+    path = tmp_path / "sequence.json"
+    path.write_text(families.sequence_mixer(input=entering, **widths).to_json())
+    result = run(str(path), "--backends", "honest,wrong", "--json")
+    assert result.exit_code == 1
+    (report,) = json.loads(result.output)["reports"]
+    assert [backend["conformant"] for backend in report["backends"]] == [True, False]
+    assert report["backends"][1]["first_bad_stage"] == "norm"
+
+
+def test_all_means_every_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = {name: VARIANTS[name] for name in ("mixer_s32", "gmlp_ti16", "resmlp_12_conv")}
+    monkeypatch.setattr(mixer_conformance.cli, "VARIANTS", some)
+    arguments = ("--all", "--image-size", "32", "--classes", "2", "--backends", "honest", "--json")
+    reports = json.loads(run(*arguments).output)["reports"]
+    assert [report["name"] for report in reports] == list(some)
 
 
 def test_json_is_one_document_for_several_specs(spec_file: str) -> None:

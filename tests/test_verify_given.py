@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mixer_conformance import conformance_images, conformance_weights, verify
+from mixer_conformance import conformance_inputs, conformance_weights, verify
 from mixer_spec import InputError, WeightsError, families, reference
 
 SPEC = families.mixer(
@@ -14,7 +14,7 @@ SPEC = families.mixer(
 def given() -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Weights and three images that `verify` would not make itself."""
     weights = {name: 2 * array for name, array in conformance_weights(SPEC, seed=9).items()}
-    return weights, 0.5 * conformance_images(SPEC, 3, seed=9)
+    return weights, 0.5 * conformance_inputs(SPEC, 3, seed=9)
 
 
 class Watching(reference.ReferenceBackend):
@@ -47,7 +47,7 @@ class HeadOff(reference.ReferenceBackend):
 def test_backends_are_judged_on_the_given_weights_and_images():
     weights, images = given()
     backend = Watching()
-    report = verify(SPEC, [backend], weights=weights, images=images)
+    report = verify(SPEC, [backend], weights=weights, inputs=images)
     assert report.conformant
     assert (report.seed, report.batch) == (None, 3)
     assert backend.weights["norm.scale"] is weights["norm.scale"]
@@ -56,7 +56,7 @@ def test_backends_are_judged_on_the_given_weights_and_images():
 
 def test_a_wrong_head_is_found_on_given_weights():
     weights, images = given()
-    report = verify(SPEC, [HeadOff()], weights=weights, images=images)
+    report = verify(SPEC, [HeadOff()], weights=weights, inputs=images)
     assert not report.conformant
     assert report.backends[0].first_bad_stage == "logits"
 
@@ -64,13 +64,13 @@ def test_a_wrong_head_is_found_on_given_weights():
 def test_the_seed_is_told_while_it_makes_anything():
     weights, images = given()
     assert verify(SPEC, ["reference"], weights=weights, seed=4).seed == 4
-    assert verify(SPEC, ["reference"], images=images, seed=4).seed == 4
+    assert verify(SPEC, ["reference"], inputs=images, seed=4).seed == 4
 
 
 def test_images_and_weights_that_do_not_fit_are_refused():
     weights, images = given()
-    with pytest.raises(InputError, match="wrong image size"):
-        verify(SPEC, ["reference"], weights=weights, images=images[:, :4])
+    with pytest.raises(InputError, match="inputs: wrong size"):
+        verify(SPEC, ["reference"], weights=weights, inputs=images[:, :4])
     del weights["head.bias"]
     with pytest.raises(WeightsError, match=r"- head\.bias \[7\] \(missing\)"):
-        verify(SPEC, ["reference"], weights=weights, images=images)
+        verify(SPEC, ["reference"], weights=weights, inputs=images)

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 
+from mixer_spec import VARIANTS
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -242,10 +244,14 @@ except MissingExtraError as error:
 
 def test_installed_command_line_works_without_any_framework(installed: Installed) -> None:
     run = "from mixer_spec.cli import main; main()"
-    assert len(json.loads(installed.python(run, "list", "--json"))) == 16
+    listed = [variant["name"] for variant in json.loads(installed.python(run, "list", "--json"))]
+    assert listed == list(VARIANTS)
     assert "verify" in installed.python(run, "--help")
     told = json.loads(installed.python(run, "doctor", "--json"))
     assert told["extras"] == {"jax": False, "onnx": False, "torch": False, "train": False}
     verdicts = {backend["name"]: backend["verdict"] for backend in told["backends"]}
     expected = {"jax": "missing", "onnxruntime": "missing", "torch": "missing"}
     assert verdicts == {**expected, "reference": "good"}
+    compared = json.loads(installed.python(run, "compare", "mixer_s32", "vit_s16", "--json"))
+    assert compared["backends"] == {}
+    assert [found["name"] for found in compared["architectures"]] == ["mixer_s32", "vit_s16"]

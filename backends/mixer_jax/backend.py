@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_spec import ModelSpec
-from mixer_spec.backend import BackendInfo, Profile, check_images, check_profile
+from mixer_spec.backend import BackendInfo, Profile, check_inputs, check_profile
 from mixer_spec.weights import Weights, validate
 
 from .forward import apply_with_taps
@@ -23,13 +23,20 @@ from .params import Params, from_canonical, stack, to_canonical, unstack
 _DTYPES: Mapping[Profile, type[np.floating[Any]]] = {"f32-strict": np.float32, "f64": np.float64}
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "taps"))
+@functools.partial(jax.jit, static_argnames=("spec", "taps", "dtype"))
 def _run(
-    spec: ModelSpec, params: Params, images: jax.Array, taps: tuple[str, ...]
+    spec: ModelSpec,
+    params: Params,
+    inputs: jax.Array,
+    taps: tuple[str, ...],
+    dtype: type[np.floating[Any]],
 ) -> dict[str, jax.Array]:
-    """One compiled program for each spec, dtype, batch size and set of taps; models share it."""
-    params = jax.tree.map(lambda leaf: leaf.astype(images.dtype), params)
-    return apply_with_taps(spec, params, images, taps, precision=jax.lax.Precision.HIGHEST)
+    """One compiled program for each spec, dtype, batch size and set of taps; models share it.
+
+    Inputs are in ``dtype`` already, or ids.
+    """
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    return apply_with_taps(spec, params, inputs, taps, precision=jax.lax.Precision.HIGHEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +47,14 @@ class JaxModel:
     params: Params
     dtype: type[np.floating[Any]]
 
-    def forward(self, images: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
+    def forward(self, inputs: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
         """See :meth:`mixer_spec.backend.Model.forward`."""
-        check_images(self.spec, images, taps)
+        check_inputs(self.spec, inputs, taps)
         wanted = tuple(tap for tap in self.spec.taps if tap in taps)
+        ids = np.issubdtype(inputs.dtype, np.integer)
+        inputs = inputs.astype(np.int64 if ids else self.dtype, copy=False)
         with jax.enable_x64(True):
-            found = _run(self.spec, self.params, images.astype(self.dtype, copy=False), wanted)
+            found = _run(self.spec, self.params, inputs, wanted, self.dtype)
             return {tap: np.asarray(x) for tap, x in found.items()}
 
     def export_weights(self) -> Weights:

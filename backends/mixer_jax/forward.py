@@ -1,4 +1,4 @@
-"""The forward pass: pure functions of a spec, nested parameters and images."""
+"""The forward pass: pure functions of a spec, nested parameters and inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from mixer_spec import ModelSpec, Stage
-from mixer_spec.backend import check_images
+from mixer_spec.backend import check_inputs
 from mixer_spec.graph import Node, Step
 
 from .layers import COMPUTE, Run
@@ -21,25 +21,25 @@ Precision = jax.lax.PrecisionLike
 def apply(
     spec: ModelSpec,
     params: Params,
-    images: jax.Array,
+    inputs: jax.Array,
     *,
     precision: Precision = None,
 ) -> jax.Array:
-    """The logits ``[batch, class]`` of ``images`` ``[batch, height, width, rgb]``.
+    """The logits ``[batch, class]`` of images ``[batch, height, width, rgb]``, or of sequences.
 
     Pure: works under ``jit`` (with ``spec`` closed over or static), ``grad``, ``vmap`` and with
     sharded arrays. Parameters from :func:`~mixer_jax.params.stack` are scanned, so that compile
-    time does not grow with depth. The dtypes of parameters and images promote as in ``jax.numpy``.
+    time does not grow with depth. The dtypes of parameters and inputs promote as in ``jax.numpy``.
 
     Args:
         spec: the architecture.
         params: nested by the canonical names, or stacked.
-        images: preprocessed pixels.
+        inputs: preprocessed images, or sequences.
         precision: of matrix products; ``None`` is the device's default (bfloat16 on TPU, TF32 on
             GPU), ``"highest"`` is float32 throughout.
 
     Raises:
-        InputError: if the images do not fit the spec.
+        InputError: if the inputs do not fit the spec.
         WeightsError: if the parameters do not fit the spec.
 
     Example:
@@ -51,13 +51,13 @@ def apply(
         >>> apply(spec, init(spec, 0), jnp.ones((2, 8, 8, 3))).tolist()
         [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    return apply_with_taps(spec, params, images, (), precision=precision)["logits"]
+    return apply_with_taps(spec, params, inputs, (), precision=precision)["logits"]
 
 
 def apply_with_taps(
     spec: ModelSpec,
     params: Params,
-    images: jax.Array,
+    inputs: jax.Array,
     taps: Sequence[str],
     *,
     precision: Precision = None,
@@ -67,21 +67,21 @@ def apply_with_taps(
     Args:
         spec: the architecture.
         params: nested by the canonical names, or stacked.
-        images: preprocessed pixels ``[batch, height, width, rgb]``.
+        inputs: preprocessed images ``[batch, height, width, rgb]``, or sequences.
         taps: names out of ``spec.taps``.
         precision: of matrix products.
 
     Raises:
-        InputError: if the images or taps do not fit the spec.
+        InputError: if the inputs or taps do not fit the spec.
         WeightsError: if the parameters do not fit the spec.
     """
     check_params(spec, params)
-    check_images(spec, stand_in(images), taps)
+    check_inputs(spec, stand_in(inputs), taps)
     wanted = {*taps, "logits"}
     if "stages" in params:
-        walk = _walk_scanned(spec, params, images, wanted, precision)
+        walk = _walk_scanned(spec, params, inputs, wanted, precision)
     else:
-        walk = _walk(spec, params, images, precision)
+        walk = _walk(spec, params, inputs, precision)
     return {tap: x for tap, x in walk if tap in wanted}
 
 
@@ -155,4 +155,4 @@ def _run_node(node: Node, own: Mapping[str, Any], x: jax.Array, precision: Preci
             x = _run_node(child, own.get(child.name, {}), x, precision)
         return x
 
-    return COMPUTE[type(node.layer)](node.layer, own, x, Run(precision, nested))
+    return COMPUTE[type(node.layer)](node.layer, own, x, Run(precision, node.incoming, nested))

@@ -24,7 +24,7 @@ class SpecModule(nn.Module):
         precision: of matrix products, as for :func:`~mixer_jax.forward.apply`.
 
     Raises:
-        InputError: if the images do not fit the spec.
+        InputError: if the inputs do not fit the spec.
         WeightsError: if the parameters do not fit the spec.
 
     Example:
@@ -41,10 +41,10 @@ class SpecModule(nn.Module):
     precision: Precision = None
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """The logits ``[batch, class]`` of ``images`` ``[batch, height, width, rgb]``."""
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """The logits ``[batch, class]`` of images ``[batch, height, width, rgb]``, or of sequences."""
         if self.is_initializing():
             for name, subtree in init(self.spec, self.make_rng("params")).items():
                 self.put_variable("params", name, subtree)
         params = self.variables.get("params", {})
-        return apply(self.spec, params, images, precision=self.precision)
+        return apply(self.spec, params, inputs, precision=self.precision)

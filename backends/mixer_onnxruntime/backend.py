@@ -11,7 +11,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mixer_converters.onnx_build import graph_and_weights
-from mixer_spec.backend import BackendInfo, Profile, check_images, check_profile
+from mixer_converters.onnx_input import default_layout
+from mixer_spec.backend import BackendInfo, Profile, check_inputs, check_profile
 from mixer_spec.model import ModelSpec
 from mixer_spec.weights import Weights, validate
 
@@ -34,11 +35,11 @@ class OnnxRuntimeModel:
         self.spec = spec
         self._weights = weights
 
-    def forward(self, images: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
+    def forward(self, inputs: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
         """See :meth:`mixer_spec.backend.Model.forward`."""
-        check_images(self.spec, images, taps)
+        check_inputs(self.spec, inputs, taps)
         session = self._tapped if set(taps) - {"logits"} else self._plain
-        return session.run(images, list(dict.fromkeys([*taps, "logits"])))
+        return session.run(inputs, list(dict.fromkeys([*taps, "logits"])))
 
     def export_weights(self) -> Weights:
         """See :meth:`mixer_spec.backend.Model.export_weights`."""
@@ -54,7 +55,7 @@ class OnnxRuntimeModel:
 
     def _session(self, taps: Sequence[str]) -> Session:
         graph, arrays = graph_and_weights(self.spec, self._weights, taps=taps)
-        return Session(graph, "NCHW", arrays)
+        return Session(graph, default_layout(self.spec.input), arrays)
 
 
 class OnnxRuntimeBackend:

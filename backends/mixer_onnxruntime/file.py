@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mixer_converters.onnx_file import OnnxFile, read_onnx
-from mixer_spec.backend import check_images
+from mixer_spec.backend import check_inputs
 from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
@@ -45,20 +45,21 @@ class OnnxFileModel:
         """The name of each class, in the order of the logits."""
         return self.file.labels
 
-    def forward(self, images: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
+    def forward(self, inputs: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
         """Run a batch.
 
         Args:
-            images: ``[batch, height, width, rgb]``, preprocessed.
+            inputs: preprocessed images ``[batch, height, width, rgb]``, vectors
+                ``[batch, token, channel]`` or ids ``[batch, token]``.
             taps: names of outputs that the file was exported with.
 
         Returns:
             ``"logits"`` ``[batch, class]``, and every tap asked for.
 
         Raises:
-            InputError: if the images or taps do not fit the file.
+            InputError: if the inputs or taps do not fit the file.
         """
-        check_images(self.spec, images, taps)
+        check_inputs(self.spec, inputs, taps)
         absent = [tap for tap in taps if tap not in self.file.outputs]
         if absent:
             raise InputError(
@@ -66,7 +67,7 @@ class OnnxFileModel:
                 f"was exported without the taps {absent}; expected some of "
                 f"{list(self.file.outputs)}; export it again with these taps",
             )
-        return self.session.run(images, list(dict.fromkeys([*taps, "logits"])))
+        return self.session.run(inputs, list(dict.fromkeys([*taps, "logits"])))
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxFileModel:

@@ -9,10 +9,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from mixer_converters.onnx_build import INPUT
-from mixer_converters.onnx_graph import InputLayout
+from mixer_converters.onnx_input import InputLayout
 
 Array = NDArray[Any]
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 
 class Session:
@@ -20,14 +21,14 @@ class Session:
 
     Args:
         graph: the path of an ONNX file, or a serialised model.
-        input_layout: the axes of its ``pixel_values``.
+        input_layout: the axes of its images; ``None`` for a sequence.
         outside: initializers that the graph only names; their memory is used in place.
     """
 
     def __init__(
         self,
         graph: str | bytes,
-        input_layout: InputLayout,
+        input_layout: InputLayout | None,
         outside: Mapping[str, Array] | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
@@ -44,14 +45,16 @@ class Session:
             graph, options, providers=["CPUExecutionProvider"]
         )
 
-    def run(self, images: Array, outputs: Sequence[str]) -> dict[str, Array]:
+    def run(self, inputs: Array, outputs: Sequence[str]) -> dict[str, Array]:
         """The outputs asked for, by name.
 
         Args:
-            images: ``[batch, height, width, rgb]``.
+            inputs: ``[batch, height, width, rgb]``, ``[batch, token, channel]`` or ids
+                ``[batch, token]``.
             outputs: names of the graph's outputs.
         """
+        (entering,) = self._session.get_inputs()
         if self._input_layout == "NCHW":
-            images = images.transpose(0, 3, 1, 2)
-        pixels = np.ascontiguousarray(images, np.float32)
-        return dict(zip(outputs, self._session.run(outputs, {INPUT: pixels}), strict=True))
+            inputs = inputs.transpose(0, 3, 1, 2)
+        fed = {entering.name: np.ascontiguousarray(inputs, _DTYPES[entering.type])}
+        return dict(zip(outputs, self._session.run(outputs, fed), strict=True))

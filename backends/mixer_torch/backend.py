@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixer_spec.backend import PROFILES, BackendInfo, Profile, check_images, check_profile
+from mixer_spec.backend import PROFILES, BackendInfo, Profile, check_inputs, check_profile
 from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
 from mixer_spec.weights import Weights
@@ -27,8 +27,9 @@ def strict_arithmetic(device: torch.device) -> Iterator[None]:
 
     The precision of products is a setting of the whole process, so other threads see it too.
     """
-    onednn = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # set at run time
-    settings = (torch.backends.cuda.matmul, onednn)
+    onednn: Any = torch.backends.mkldnn  # its settings are made at run time
+    cudnn: Any = torch.backends.cudnn
+    settings = (torch.backends.cuda.matmul, cudnn.conv, onednn.matmul, onednn.conv)
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:
@@ -47,15 +48,15 @@ class TorchModel:
         self.module = module
         self._dtypes = dtypes
 
-    def forward(self, images: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
+    def forward(self, inputs: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
         """See :meth:`mixer_spec.backend.Model.forward`."""
-        check_images(self.module.spec, images, taps)
+        check_inputs(self.module.spec, inputs, taps)
         parameter = next(self.module.parameters())
-        precision = np.float64 if parameter.dtype == torch.float64 else np.float32
-        # [batch, height, width, rgb] -> [batch, rgb, height, width], as a view
-        pixels = to_tensor(images.astype(precision, copy=False)).permute(0, 3, 1, 2)
         with torch.inference_mode(), strict_arithmetic(parameter.device):
-            found = self.module.forward_taps(pixels.to(parameter.device), taps)
+            tensor = _as_pytorch_expects(inputs).to(parameter.device)
+            if tensor.is_floating_point():
+                tensor = tensor.to(parameter.dtype)
+            found = self.module.forward_taps(tensor, taps)
         return {tap: to_array(x) for tap, x in found.items()}
 
     def export_weights(self) -> Weights:
@@ -65,6 +66,14 @@ class TorchModel:
             found[name] = array.astype(self._dtypes[name], copy=False)
             found[name].flags.writeable = False
         return found
+
+
+def _as_pytorch_expects(inputs: NDArray[Any]) -> torch.Tensor:
+    """Images with their channels first, as a view; ids as int64; vectors as they are."""
+    if np.issubdtype(inputs.dtype, np.integer):
+        return torch.from_numpy(inputs.astype(np.int64))
+    tensor = to_tensor(inputs)
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
 
 
 class TorchBackend:

@@ -69,32 +69,32 @@ class SpecModel(nn.Module):
         """Draw the paper's initial values; see :func:`mixer_spec.weights.initial`."""
         load_weights(self, initial(self.spec, seed=seed))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[batch, class]`` of images ``[batch, rgb, height, width]``.
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits ``[batch, class]`` of images ``[batch, rgb, height, width]``, or of sequences.
 
         Raises:
-            InputError: if the images do not have the spec's shape.
+            InputError: if the inputs do not have the spec's shape.
         """
-        x = self.stem(images)
+        x = self.stem(inputs)
         for index, block in enumerate(self.blocks):
             x = block(self._entering(index, x))
         logits: Tensor = self.head(self.pool(self.norm(x)))
         return logits
 
-    def forward_taps(self, images: Tensor, taps: Sequence[str] = ()) -> dict[str, Tensor]:
+    def forward_taps(self, inputs: Tensor, taps: Sequence[str] = ()) -> dict[str, Tensor]:
         """``"logits"`` and the intermediates called ``taps``, each as it leaves its module.
 
         Hooks of the modules inside a block run; those of the model and of whole blocks do not.
 
         Raises:
-            InputError: if a tap is not one of the spec's, or the images have another shape.
+            InputError: if a tap is not one of the spec's, or the inputs have another shape.
         """
         unknown = [tap for tap in taps if tap not in self._taps]
         if unknown:
             some = list(self._taps[:3])
             raise InputError("taps", f"unknown taps; expected names like {some}, got {unknown}")
         wanted = {*taps, "logits"}
-        return {tap: x for tap, x in self._stream(images) if tap in wanted}
+        return {tap: x for tap, x in self._stream(inputs) if tap in wanted}
 
     def _stream(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Every tap with its value: the computation of :meth:`forward`, one residual at a time."""

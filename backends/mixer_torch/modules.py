@@ -2,8 +2,8 @@
 
 Every module is made from a layer's fields and the node it stands at, which has the names and
 shapes of its parameters. Parameters are born on the meta device, where they cost nothing. Axes:
-``[batch, rgb, height, width]`` enters the stem, ``[batch, token, channel]`` runs through the
-blocks, ``[batch, channel]`` leaves the pool.
+``[batch, rgb, height, width]``, ``[batch, token]`` or ``[batch, token, channel]`` enters the stem,
+``[batch, token, channel]`` runs through the blocks, ``[batch, channel]`` leaves the pool.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mixer_spec import layers
 from mixer_spec.errors import InputError
 from mixer_spec.graph import Node
-from mixer_spec.shapes import Image
+from mixer_spec.shapes import Image, Table, TokenIds, Vectors
 
 
 def module_of(node: Node) -> nn.Module:
@@ -66,10 +66,40 @@ class Nested(Placed, nn.Sequential):
 # --- stem and embeddings --------------------------------------------------------------------
 
 
-class PatchEmbed(Nested):
-    """``[batch, rgb, height, width] -> [batch, token, channel]``.
+class Stem(Nested):
+    """A layer that a model begins with: it checks the input's shape.
 
     The embeddings that join the tokens stand inside it, since their names begin with ``stem``.
+    """
+
+    def __init__(self, layer: layers.AnyLayer, node: Node) -> None:
+        super().__init__(layer, node)
+        expected = node.incoming
+        assert isinstance(expected, Image | TokenIds | Vectors)
+        self.axes, self.sizes = expected.axes, expected.shape
+        if isinstance(expected, Image):  # channels first
+            self.axes = (*self.axes[2:], *self.axes[:2])
+            self.sizes = (*self.sizes[2:], *self.sizes[:2])
+
+    def check(self, inputs: Tensor) -> None:
+        """Refuse inputs of another shape.
+
+        Raises:
+            InputError: with both shapes.
+        """
+        got = tuple(inputs.shape)
+        if got[1:] != self.sizes:
+            sizes, axes = ", ".join(map(str, self.sizes)), ", ".join(self.axes)
+            hint = ""
+            if self.axes[0] == "rgb" and got[1:] == (*self.sizes[1:], self.sizes[0]):
+                hint = "; these are channels last: use images.permute(0, 3, 1, 2)"
+            expected = f"expected [batch, {sizes}] (batch, {axes})"
+            raise InputError("inputs", f"wrong shape; {expected}, got {list(got)}{hint}")
+
+
+class PatchEmbed(Stem):
+    """``[batch, rgb, height, width] -> [batch, token, channel]``.
+
     A matrix product rather than a strided convolution: it takes the canonical kernel as it is,
     and convolutions follow another TF32 switch, which is on by default.
     """
@@ -79,14 +109,10 @@ class PatchEmbed(Nested):
 
     def __init__(self, layer: layers.PatchEmbed, node: Node) -> None:
         super().__init__(layer, node)
-        image = node.incoming
-        assert isinstance(image, Image)
-        self.image = (image.channels, image.height, image.width)
         self.patch = layer.patch
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[1:] != self.image:
-            raise InputError("images", _wrong_shape(tuple(images.shape), self.image))
+        self.check(images)
         # [batch, rgb, row, patch_row, column, patch_column] -> the patch and its rgb last
         (ph, pw), (batch, rgb, height, width) = self.patch, images.shape
         patches = images.reshape(batch, rgb, height // ph, ph, width // pw, pw)
@@ -95,14 +121,25 @@ class PatchEmbed(Nested):
         return self.nested(tokens)
 
 
-def _wrong_shape(got: tuple[int, ...], image: tuple[int, ...]) -> str:
-    rgb, height, width = image
-    channels_last = got[1:] == (height, width, rgb)
-    hint = "; these are channels last: use images.permute(0, 3, 1, 2)" if channels_last else ""
-    return (
-        f"wrong shape; expected [batch, {rgb}, {height}, {width}] (batch, rgb, height, width), "
-        f"got {list(got)}{hint}"
-    )
+class TokenEmbed(Stem):
+    """``[batch, token] -> [batch, token, channel]``: each word's vector."""
+
+    embedding: Tensor
+
+    def forward(self, ids: Tensor) -> Tensor:
+        self.check(ids)
+        return self.nested(F.embedding(ids, self.embedding))
+
+
+class LinearEmbed(Stem):
+    """``[batch, token, channel] -> [batch, token, channel_out]``: ``X W + b``."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        self.check(vectors)
+        return self.nested(F.linear(vectors, self.kernel.mT, self.bias))
 
 
 class ClassToken(Placed):
@@ -138,6 +175,23 @@ class LayerNorm(Placed):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.scale.shape, self.scale, self.bias, self.epsilon)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, epsilon={self.epsilon}"
+
+
+class TokenNorm(Placed):
+    """Over the tokens, with scale and bias along them."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: layers.TokenNorm, node: Node) -> None:
+        super().__init__(layer, node)
+        self.epsilon = layer.epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.mT, self.scale.shape, self.scale, self.bias, self.epsilon).mT
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, epsilon={self.epsilon}"
@@ -190,6 +244,18 @@ class TokenDense(Placed):
         return torch.baddbmm(self.bias[:, None], kernel, x)
 
 
+class UntiedTokenDense(Placed):
+    """``W_c x_c + b_c`` for every channel c."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        # [batch, token, channel] -> [channel, token, batch], and back
+        columns = x.permute(2, 1, 0)
+        return torch.baddbmm(self.bias[..., None], self.kernel, columns).permute(2, 1, 0)
+
+
 class ChannelDense(Placed):
     """``X W + b``, with b along the channels; ``F.linear`` takes the transposed view for free."""
 
@@ -198,6 +264,59 @@ class ChannelDense(Placed):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.kernel.T, self.bias)
+
+
+class DepthwiseConv(Placed):
+    """Every channel's window by every channel's kernel, zeros around the grid."""
+
+    kernel: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: layers.DepthwiseConv, node: Node) -> None:
+        super().__init__(layer, node)
+        table = node.incoming
+        assert isinstance(table, Table)
+        assert table.grid is not None
+        self.grid = table.grid
+        self.padding = [side // 2 for side in layer.window]
+
+    def forward(self, x: Tensor) -> Tensor:
+        # [batch, token, channel] -> [batch, channel, row, column], and back
+        image = torch.unflatten(x, 1, self.grid).permute(0, 3, 1, 2)
+        kernel = self.kernel.permute(2, 0, 1)[:, None]
+        channels = image.shape[1]
+        found = F.conv2d(image, kernel, self.bias, padding=self.padding, groups=channels)
+        return found.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class GroupChannels(Placed):
+    """``y[g S + s, j] = x[s, j groups + g]``."""
+
+    def __init__(self, layer: layers.GroupChannels, node: Node) -> None:
+        super().__init__(layer, node)
+        self.groups = layer.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = torch.unflatten(x, 2, (-1, self.groups))
+        return split.permute(0, 3, 1, 2).flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
+
+
+class UngroupChannels(Placed):
+    """``y[s, j groups + g] = x[g S + s, j]``."""
+
+    def __init__(self, layer: layers.UngroupChannels, node: Node) -> None:
+        super().__init__(layer, node)
+        self.groups = layer.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = torch.unflatten(x, 1, (self.groups, -1))
+        return split.permute(0, 2, 3, 1).flatten(2)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
 
 
 class SpatialGate(Nested):
@@ -284,15 +403,22 @@ class Head(ChannelDense):
 
 MODULES: Mapping[type[layers.AnyLayer], Callable[[Any, Node], nn.Module]] = {
     layers.PatchEmbed: PatchEmbed,
+    layers.TokenEmbed: TokenEmbed,
+    layers.LinearEmbed: LinearEmbed,
     layers.ClassToken: ClassToken,
     layers.PositionEmbedding: PositionEmbedding,
     layers.LayerNorm: LayerNorm,
+    layers.TokenNorm: TokenNorm,
     layers.Affine: Affine,
     layers.LayerScale: LayerScale,
     layers.Gelu: Gelu,
     layers.Silu: Silu,
     layers.TokenDense: TokenDense,
+    layers.UntiedTokenDense: UntiedTokenDense,
     layers.ChannelDense: ChannelDense,
+    layers.DepthwiseConv: DepthwiseConv,
+    layers.GroupChannels: GroupChannels,
+    layers.UngroupChannels: UngroupChannels,
     layers.SpatialGate: SpatialGate,
     layers.GatedUnit: GatedUnit,
     layers.Attention: Attention,

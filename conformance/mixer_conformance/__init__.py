@@ -9,6 +9,6 @@ Example:
 
 from .report import BackendReport, Report
 from .verify import verify
-from .weights import conformance_images, conformance_weights
+from .weights import conformance_inputs, conformance_weights
 
-__all__ = ["BackendReport", "Report", "conformance_images", "conformance_weights", "verify"]
+__all__ = ["BackendReport", "Report", "conformance_inputs", "conformance_weights", "verify"]

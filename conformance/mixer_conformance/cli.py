@@ -38,9 +38,9 @@ def verify(
     ] = None,
     classes: Annotated[int | None, typer.Option(help="Number of logits. Default: 1000.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Number of images. Default: 2; 1 for a huge model.")
+        int | None, typer.Option(min=1, help="Number of inputs. Default: 2; 1 for a huge model.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the weights and images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the weights and inputs.")] = 0,
     full_table: Annotated[
         bool, typer.Option("--full-table", help="A row for every tap, not the worst of each kind.")
     ] = False,

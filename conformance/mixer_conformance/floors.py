@@ -13,7 +13,7 @@ of consecutive layers are independent and add as the root of the sum of their sq
 - a residual ``x + branch``: the branch's floor by the branch's share of the result, and 1;
 - a mean over n tokens: the sum's floor by the size of the tokens over the size of their mean,
   since cancellation makes the mean smaller than what was added;
-- taking a token or joining one: nothing, it copies.
+- taking a token, joining one, looking up a word, rearranging: nothing, it copies.
 
 Source:
     Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019; the
@@ -59,7 +59,9 @@ def step_floor(node: Node, incoming: Array, outgoing: Array) -> float:
             units = _sum(incoming.shape[1]) * _ratio(incoming, outgoing)
         case layers.LayerNorm():
             # The statistics' own sums count here, where no other layer stands behind the norm.
-            units = root_sum_square(_sum(incoming.shape[-1]), _ELEMENTWISE)
+            units = root_sum_square(_sum(incoming.shape[2]), _ELEMENTWISE)
+        case layers.TokenNorm():
+            units = root_sum_square(_sum(incoming.shape[1]), _ELEMENTWISE)
         case _:
             units = _of_layer(node)
     return units * UNIT_ROUNDOFF
@@ -114,16 +116,23 @@ def _constant(units: float) -> Callable[[Node], float]:
 
 _FLOORS: Mapping[type[Any], Callable[[Node], float]] = {
     layers.PatchEmbed: _fan_in,
+    layers.TokenEmbed: _constant(0.0),
+    layers.LinearEmbed: _fan_in,
     layers.ClassToken: _constant(0.0),
     layers.PositionEmbedding: _constant(1.0),
-    # Inside a branch, the statistics' one error per token is small beside the sums that follow.
+    # Inside a branch, the statistics' one error per token or channel is small beside the sums that follow.
     layers.LayerNorm: _constant(_ELEMENTWISE),
+    layers.TokenNorm: _constant(_ELEMENTWISE),
     layers.Affine: _constant(2.0),
     layers.LayerScale: _constant(1.0),
     layers.Gelu: _constant(_ELEMENTWISE),
     layers.Silu: _constant(_ELEMENTWISE),
     layers.TokenDense: _fan_in,
+    layers.UntiedTokenDense: _fan_in,
     layers.ChannelDense: _fan_in,
+    layers.DepthwiseConv: _fan_in,
+    layers.GroupChannels: _constant(0.0),
+    layers.UngroupChannels: _constant(0.0),
     layers.SpatialGate: _gate,
     layers.GatedUnit: _gate,
     layers.Attention: _attention,

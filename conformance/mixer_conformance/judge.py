@@ -15,7 +15,7 @@ import numpy as np
 
 from mixer_spec import ModelSpec
 from mixer_spec.graph import Step
-from mixer_spec.reference import Shuffled, run_step
+from mixer_spec.reference import FLOAT64, Shuffled, run_step
 from mixer_spec.weights import Weights
 
 from .floors import root_sum_square, step_floor
@@ -33,7 +33,7 @@ class TapJudgement:
     Args:
         tap: the name.
         local: against float64 from the run's own previous tap; ``None`` where it has none.
-        end_to_end: against the oracle from the images on; ``None`` where the tap is absent.
+        end_to_end: against the oracle from the inputs on; ``None`` where the tap is absent.
     """
 
     tap: str
@@ -54,7 +54,7 @@ class TapJudgement:
 def judge(
     spec: ModelSpec,
     weights: Weights,
-    images: Array,
+    inputs: Array,
     runs: Sequence[Taps],
     yardsticks: Sequence[Shuffled],
     progress: Callable[[str], None],
@@ -64,7 +64,7 @@ def judge(
     Args:
         spec: the architecture.
         weights: what every run was given.
-        images: ``[batch, height, width, rgb]``, likewise.
+        inputs: ``[batch, height, width, rgb]``, or sequences; likewise.
         runs: what each returned.
         yardsticks: the float32 arithmetics whose noise is the tolerance; at least one.
         progress: is told each step's tap.
@@ -72,9 +72,9 @@ def judge(
     Returns:
         For each run, its taps in order.
     """
-    oracle: Array = images.astype(np.float64)
-    noisy: list[Array] = [images] * len(yardsticks)
-    previous: list[Array | None] = [images] * len(runs)
+    oracle: Array = FLOAT64.cast(inputs)
+    noisy: list[Array] = [inputs] * len(yardsticks)
+    previous: list[Array | None] = [inputs] * len(runs)
     floor = 0.0
     found: list[list[TapJudgement]] = [[] for _ in runs]
     for step in spec.steps:
@@ -122,7 +122,7 @@ def _float64_step(
 ) -> tuple[Iterator[Array], float]:
     """What float64 makes of each table, in order, and the floor of the first's, the oracle's."""
     batch = len(tables[0])
-    x = np.concatenate(tables, dtype=np.float64)
+    x = np.concatenate([FLOAT64.cast(table) for table in tables])
     floor = 0.0
     for node in step.nodes:
         y = run_step(Step(step.tap, (node,)), weights, x)

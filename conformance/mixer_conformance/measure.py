@@ -17,7 +17,7 @@ Array = NDArray[Any]
 class Deviation:
     """The distance of a result from the oracle, in units of the oracle's root mean square.
 
-    A sample's errors are never averaged with another's, so that one wrong image in a batch
+    A sample's errors are never averaged with another's, so that one wrong input in a batch
     stands out.
 
     Args:

@@ -50,11 +50,11 @@ def print_legend(out: Console) -> None:
 
 
 def _how(report: Report) -> str:
-    images = "image" if report.batch == 1 else "images"
+    inputs = "input" if report.batch == 1 else "inputs"
     runs = "run" if report.yardstick_runs == 1 else "runs"
     origin = "given weights" if report.seed is None else f"seed {report.seed}"
     return (
-        f"f32-strict, {report.batch} {images}, {origin}; judged by float64 NumPy "
+        f"f32-strict, {report.batch} {inputs}, {origin}; judged by float64 NumPy "
         f"{report.versions['numpy']}, {report.yardstick_runs} float32 {runs}; {report.seconds:.1f} s"
     )
 
@@ -132,7 +132,7 @@ def _explain(tap: TapJudgement) -> str:
     """Why a tap is out of tolerance, with its derivation."""
     judgement = next(judgement for judgement in tap.judgements if not judgement.passed)
     found, allowed = judgement.deviation, judgement.tolerance
-    kind = "from its own previous tap" if judgement is tap.local else "from the images on"
+    kind = "from its own previous tap" if judgement is tap.local else "from the inputs on"
     if not found.finite:
         return f"{tap.tap}, {kind}: not finite at index {list(found.worst)} (the sample first)"
     return (

@@ -86,8 +86,8 @@ class Report:
     Args:
         name: what the spec is called.
         fingerprint: of the spec.
-        seed: of the weights and images; ``None`` where both were given.
-        batch: number of images.
+        seed: of the weights and inputs; ``None`` where both were given.
+        batch: number of inputs.
         yardstick_runs: number of float32 reference runs behind the tolerances.
         versions: of what judged.
         backends: one report each, in the order they were given.

@@ -99,5 +99,5 @@ def yardstick_runs(spec: ModelSpec) -> int:
 
 
 def default_batch(spec: ModelSpec) -> int:
-    """Two images, so that samples can be mixed up; one where an image is over 10^11 products."""
+    """Two inputs, so that samples can be mixed up; one where an input is over 10^11 products."""
     return 2 if spec.multiply_adds <= 100_000_000_000 else 1

@@ -14,7 +14,7 @@ import numpy as np
 
 import mixer_spec
 from mixer_spec import Backend, BackendInfo, InputError, MissingExtraError, Model, ModelSpec
-from mixer_spec.backend import Profile, check_images, check_profile, load_backend
+from mixer_spec.backend import Profile, check_inputs, check_profile, load_backend
 from mixer_spec.reference import Shuffled
 from mixer_spec.weights import Weights, validate
 
@@ -22,7 +22,7 @@ from .judge import Taps, judge
 from .measure import Array
 from .report import BackendReport, Report
 from .tolerance import default_batch, yardstick_runs
-from .weights import conformance_images, conformance_weights
+from .weights import conformance_inputs, conformance_weights
 
 _PROFILE: Profile = "f32-strict"
 
@@ -34,7 +34,7 @@ def verify(
     seed: int = 0,
     batch: int | None = None,
     weights: Weights | None = None,
-    images: Array | None = None,
+    inputs: Array | None = None,
     name: str | None = None,
     progress: Callable[[str], None] = lambda activity: None,
 ) -> Report:
@@ -47,16 +47,17 @@ def verify(
     Args:
         spec: the architecture.
         backends: registered names, ``package.module:Class``, or backends in hand.
-        seed: of the weights and images.
-        batch: number of conformance images; by default two, or one for a huge model.
+        seed: of the weights and inputs.
+        batch: number of conformance inputs; by default two, or one for a huge model.
         weights: a trained model's, canonical name to float32 array; by default conformance
             weights, which let fewer mistakes through.
-        images: ``[batch, height, width, rgb]`` in float32; by default conformance images.
+        inputs: what ``spec.input`` says, with a batch axis in front, in float32 unless they are
+            ids; by default conformance inputs.
         name: what to call the spec in the report; its fingerprint's beginning by default.
         progress: is told what is being done, in a few words.
 
     Raises:
-        InputError: if there is no backend, or the images do not fit the spec.
+        InputError: if there is no backend, or the inputs do not fit the spec.
         WeightsError: if the weights do not fit the spec.
         UnknownNameError: if a backend does not exist or does not claim the profile f32-strict.
         MissingExtraError: if a backend's framework is not installed.
@@ -75,10 +76,10 @@ def verify(
     found = [load_backend(b) if isinstance(b, str) else b for b in backends]
     for backend in found:
         check_profile(backend.info(), _PROFILE)
-    given = weights is not None and images is not None
-    if images is None:
-        images = conformance_images(spec, default_batch(spec) if batch is None else batch, seed)
-    check_images(spec, images)
+    given = weights is not None and inputs is not None
+    if inputs is None:
+        inputs = conformance_inputs(spec, default_batch(spec) if batch is None else batch, seed)
+    check_inputs(spec, inputs)
     if weights is None:
         weights = conformance_weights(spec, seed)
     validate(spec, weights)
@@ -86,14 +87,14 @@ def verify(
     runs = []
     for backend in found:
         progress(f"running {backend.info().name}")
-        runs.append(_run(backend, spec, weights, images))
+        runs.append(_run(backend, spec, weights, inputs))
         gc.collect()  # a framework's model holds its weights in cycles
 
     yardsticks = [Shuffled(number) for number in range(yardstick_runs(spec))]
     judged = judge(
         spec,
         weights,
-        images,
+        inputs,
         [run.taps for run in runs],
         yardsticks,
         lambda tap: progress(f"judging {tap}"),
@@ -102,7 +103,7 @@ def verify(
         name=name or spec.fingerprint[:12],
         fingerprint=spec.fingerprint,
         seed=None if given else seed,
-        batch=len(images),
+        batch=len(inputs),
         yardstick_runs=len(yardsticks),
         versions=_versions(),
         backends=tuple(
@@ -142,7 +143,7 @@ class _Run:
     seconds: float
 
 
-def _run(backend: Backend, spec: ModelSpec, weights: Weights, images: Array) -> _Run:
+def _run(backend: Backend, spec: ModelSpec, weights: Weights, inputs: Array) -> _Run:
     started = time.perf_counter()
     info = backend.info()
     names = spec.taps if info.taps else ("logits",)
@@ -152,8 +153,8 @@ def _run(backend: Backend, spec: ModelSpec, weights: Weights, images: Array) -> 
     try:
         model = backend.load(spec, weights, profile=_PROFILE)
         # A copy: a backend that writes into its input must not change the oracle's.
-        found = model.forward(images.copy(), names)
-        problems = _unusable_taps(found, spec, names, len(images))
+        found = model.forward(inputs.copy(), names)
+        problems = _unusable_taps(found, spec, names, len(inputs))
         taps = {name: found[name] for name in names if name not in problems}
         problems |= _changed_weights(model, weights)
     except MissingExtraError:

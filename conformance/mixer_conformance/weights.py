@@ -1,4 +1,4 @@
-"""Conformance weights and images: a counter hash onto a dyadic grid, the same bits in any language.
+"""Conformance weights and inputs: a counter hash onto a dyadic grid, the same bits in any language.
 
 Initial values are no test of a model: a zero head or a scale of one hides almost every mistake.
 These weights hide nothing: no tensor is zero or symmetric, and every value has at most 8
@@ -24,10 +24,11 @@ The recipe, on unsigned 64-bit integers that wrap around:
    scale                1       32   7: within 1/4 of 1
    scale of LayerScale  1/4     32   9: within 1/16 of 1/4, so that deep streams stay small
    embedding            0       127  7: std 0.58
-   images               0       W    23, with W = 2**23 - 1: std 0.58, within -1 and 1
+   images, vectors      0       W    23, with W = 2**23 - 1: std 0.58, within -1 and 1
    ===================  ======  ===  ==================================================
 
-The images are the tensor named ``images``, ``[batch, height, width, rgb]``.
+The inputs are the tensor named ``images``, ``[batch, height, width, rgb]``, or ``vectors``,
+``[batch, token, channel]``, or ``ids``, ``[batch, token]``, whose value is ``h[i] mod words``.
 
 Source:
     splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
@@ -40,6 +41,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,7 @@ from numpy.typing import NDArray
 from mixer_spec import ModelSpec
 from mixer_spec.errors import InputError
 from mixer_spec.layers import AnyLayer, LayerScale, Parameter
+from mixer_spec.shapes import Image, TokenIds, Vectors
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -69,7 +72,7 @@ _BIAS = _Grid(0.0, 127, 8)
 _SCALE = _Grid(1.0, 32, 7)
 _LAYER_SCALE = _Grid(0.25, 32, 9)
 _EMBEDDING = _Grid(0.0, 127, 7)
-_IMAGES = _Grid(0.0, 2**23 - 1, 23)
+_INPUTS = _Grid(0.0, 2**23 - 1, 23)
 
 _GRIDS = {"bias": _BIAS, "scale": _SCALE, "embedding": _EMBEDDING}
 
@@ -96,22 +99,35 @@ def conformance_weights(spec: ModelSpec, seed: int = 0) -> dict[str, NDArray[np.
     }
 
 
-def conformance_images(spec: ModelSpec, batch: int, seed: int = 0) -> NDArray[np.float32]:
-    """Images for judging a backend, ``[batch, height, width, rgb]``, all different.
+def conformance_inputs(spec: ModelSpec, batch: int, seed: int = 0) -> NDArray[Any]:
+    """Inputs for judging a backend, all different: images, vectors, or ids of words.
 
-    The first images of a larger batch are those of a smaller one.
+    The first inputs of a larger batch are those of a smaller one.
 
     Args:
         spec: the architecture.
         batch: how many.
         seed: any whole number; taken modulo 2**64.
 
+    Returns:
+        Float32 ``[batch, height, width, rgb]`` or ``[batch, token, channel]``, or int64
+        ``[batch, token]``.
+
     Raises:
         InputError: if the batch is empty.
     """
     if batch < 1:
-        raise InputError("batch", f"must hold an image; expected at least 1, got {batch}")
-    return _tensor("images", (batch, *spec.input.shape), _IMAGES, seed)
+        raise InputError("batch", f"must hold an input; expected at least 1, got {batch}")
+    shape = (batch, *spec.input.shape)
+    match spec.input:
+        case Image():
+            return _tensor("images", shape, _INPUTS, seed)
+        case Vectors():
+            return _tensor("vectors", shape, _INPUTS, seed)
+        case TokenIds(vocabulary=vocabulary):
+            hashes = splitmix64(_key(seed, "ids"), math.prod(shape))
+            words = [chunk % np.uint64(vocabulary) for chunk in hashes]
+            return np.concatenate(words).astype(np.int64).reshape(shape)
 
 
 def _grid(layer: AnyLayer, name: str, parameter: Parameter) -> _Grid:

@@ -15,6 +15,7 @@ import mixer_spec
 from mixer_spec.commands.architecture import find_architecture
 from mixer_spec.commands.output import Json, console, print_json
 from mixer_spec.errors import FileError
+from mixer_spec.shapes import Image
 
 from .atomic import check_target
 
@@ -85,8 +86,9 @@ def export(
         typer.Option(help="Intermediates to return beside the logits: names by commas, or all."),
     ] = None,
     layout: Annotated[
-        Literal["nchw", "nhwc"], typer.Option(help="Axes of the input pixel_values.")
-    ] = "nchw",
+        Literal["NCHW", "NHWC"] | None,
+        typer.Option(case_sensitive=False, help="Axes of images, pixel_values. Default: nchw."),
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -102,13 +104,14 @@ def export(
     def write() -> dict[str, Any]:
         from .onnx_build import IR_VERSION, OPSET
         from .onnx_export import export_onnx
+        from .onnx_input import NAMES
 
         written = export_onnx(
             source.spec,
             source.weights,
             target,
             taps=_taps(taps, source.spec.taps),
-            input_layout="NCHW" if layout == "nchw" else "NHWC",
+            input_layout=layout,
             variant=source.variant,
             preprocessing=source.preprocessing,
             labels=source.labels,
@@ -120,7 +123,8 @@ def export(
             "bytes": sum(path.stat().st_size for path in (target, written.data_path) if path),
             "opset": OPSET,
             "ir_version": IR_VERSION,
-            "input": f"pixel_values, {written.input_layout}",
+            "input": NAMES[type(written.spec.input)],
+            "input_layout": written.input_layout,
             "outputs": list(written.outputs),
             "variant": written.variant,
             "fingerprint": written.spec.fingerprint,
@@ -131,7 +135,11 @@ def export(
         source.check_digest()
     with _status(f"writing {target}"):
         summary = load_or_name_extra("export", write)
-    _print(summary, f"mixer-spec predict PHOTO --model {target}", json=json)
+    if isinstance(source.spec.input, Image):
+        following = f"mixer-spec predict PHOTO --model {target}"
+    else:
+        following = f"in Python, mixer_onnxruntime.load_onnx({str(target)!r}).forward(inputs)"
+    _print(summary, following, json=json)
 
 
 def read_labels(path: Path) -> list[str]:
@@ -179,7 +187,7 @@ def _status(text: str) -> Iterator[None]:
 
 
 def _print(summary: dict[str, Any], following: str, *, json: bool) -> None:
-    """The facts of what was written, and the command that may come next."""
+    """The facts of what was written, and what may come next."""
     if json:
         print_json(summary)
         return

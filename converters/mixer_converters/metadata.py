@@ -11,6 +11,7 @@ from typing import Any
 from mixer_spec.errors import FileError, SpecError
 from mixer_spec.model import SPEC_VERSION, ModelSpec
 from mixer_spec.preprocess import Preprocessing
+from mixer_spec.shapes import Image
 
 FORMAT_VERSION = 1
 """The version of the set of keys; a file of a higher version is refused."""
@@ -27,7 +28,8 @@ class Metadata:
         spec: the architecture.
         weights_digest: what ``mixer_spec.weights.digest`` gives for the weights.
         variant: the published name of the architecture, where it has one.
-        preprocessing: how a photo becomes the pixels that the weights expect.
+        preprocessing: how a photo becomes the pixels that the weights expect; none for a
+            sequence.
         labels: the name of each class, in the order of the logits.
         provenance: where the weights come from, in free words by free keys.
 
@@ -55,6 +57,8 @@ class Metadata:
             yield f"variant must be a string, got {self.variant!r}"
         if self.preprocessing is not None and not isinstance(self.preprocessing, Preprocessing):
             yield f"preprocessing must be a Preprocessing, got {self.preprocessing!r}"
+        if self.preprocessing is not None and not isinstance(self.spec.input, Image):
+            yield f"preprocessing is for photos; expected none beside {self.spec.input}"
         if not isinstance(self.provenance, Mapping) or not _all_strings(
             [*self.provenance, *self.provenance.values()]
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,8 @@ from mixer_spec.graph import Node
 from mixer_spec.model import ModelSpec
 from mixer_spec.weights import Weights, validate
 
-from .onnx_graph import Drawing, InputLayout, Place
+from .onnx_graph import Drawing, Place
+from .onnx_input import InputLayout, default_layout, graph_input, layout_problems
 from .onnx_layers import DRAW
 
 OPSET = 20
@@ -26,32 +27,30 @@ OPSET = 20
 IR_VERSION = 9
 """The format of the file that came with that opset, in ONNX 1.15."""
 
-INPUT = "pixel_values"
-"""The name of the graph's one input."""
-
 
 def build_onnx(
     spec: ModelSpec,
     weights: Weights,
     *,
     taps: Sequence[str] = (),
-    input_layout: InputLayout = "NCHW",
+    input_layout: InputLayout | None = None,
 ) -> ir.Model:
     """The model as an ONNX graph whose initializers are views of ``weights``.
 
-    Input ``pixel_values`` and output ``logits`` ``[batch, class]`` are float32, and the batch is
-    free. Initializers have the canonical names; where the graph needs other axes (the patch
-    kernel as a matrix, the token bias as a column), the bytes are the same.
+    Input ``pixel_values`` (for a sequence ``input_vectors``, or ``input_ids`` in int64) and output
+    ``logits`` ``[batch, class]`` are float32, and the batch is free. Initializers have the
+    canonical names; where the graph needs other axes (the patch kernel as a matrix, the token bias
+    as a column), the bytes are the same.
 
     Args:
         spec: the architecture.
         weights: canonical name to array; rounded to float32 where they are wider.
         taps: names out of ``spec.taps`` that become outputs beside the logits.
-        input_layout: the axes of ``pixel_values``.
+        input_layout: the axes of ``pixel_values``, NCHW by default; a sequence has none.
 
     Raises:
         WeightsError: if the weights do not fit the spec.
-        InputError: if there is no such tap or layout.
+        InputError: if there is no such tap or layout, or a sequence is given one.
 
     Example:
         >>> from mixer_spec import families, weights
@@ -64,11 +63,10 @@ def build_onnx(
     _check_arguments(spec, taps, input_layout)
     validate(spec, weights)
     narrow = {name: np.ascontiguousarray(array, np.float32) for name, array in weights.items()}
-    drawing = Drawing(narrow, input_layout)
-    height, width, rgb = spec.input.shape
-    axes = (rgb, height, width) if input_layout == "NCHW" else (height, width, rgb)
-    pixels = ir.val(INPUT, ir.DataType.FLOAT, ("batch", *axes))
-    x = pixels
+    layout = input_layout or default_layout(spec.input)
+    drawing = Drawing(narrow, layout)
+    entering = graph_input(spec.input, layout)
+    x = entering
     outputs = []
     for step in spec.steps:
         for node in step.nodes:
@@ -78,7 +76,7 @@ def build_onnx(
         if step.tap in taps or step.tap == "logits":
             outputs.append(x)
     graph = ir.Graph(
-        [pixels],
+        [entering],
         outputs,
         nodes=drawing.nodes,
         initializers=list(drawing.initializers.values()),
@@ -146,16 +144,12 @@ def _draw(node: Node, drawing: Drawing, x: ir.Value) -> ir.Value:
     return x
 
 
-def _check_arguments(spec: ModelSpec, taps: Sequence[str], input_layout: str) -> None:
+def _check_arguments(spec: ModelSpec, taps: Sequence[str], input_layout: str | None) -> None:
     problems = []
     unknown = [tap for tap in taps if tap not in spec.taps]
     if unknown:
         near = difflib.get_close_matches(unknown[0], spec.taps, n=3) or spec.taps[:3]
         problems.append(f"unknown taps {unknown}; expected names like {list(near)}")
-    if input_layout not in get_args(InputLayout):
-        problems.append(
-            f"unknown input_layout; expected one of {list(get_args(InputLayout))}, "
-            f"got {input_layout!r}"
-        )
+    problems += layout_problems(spec.input, input_layout)
     if problems:
         raise InputError("ONNX export", problems)

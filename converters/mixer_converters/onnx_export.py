@@ -20,7 +20,7 @@ from .atomic import replacing
 from .metadata import Metadata
 from .onnx_build import build_onnx, initializers, point_outside
 from .onnx_file import INPUT_LAYOUT, OnnxFile, read_onnx, written_data_path
-from .onnx_graph import InputLayout
+from .onnx_input import InputLayout, default_layout
 
 __all__ = ["build_onnx", "export_onnx"]
 
@@ -33,7 +33,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     taps: Sequence[str] = (),
-    input_layout: InputLayout = "NCHW",
+    input_layout: InputLayout | None = None,
     variant: str | None = None,
     preprocessing: Preprocessing | None = None,
     labels: Sequence[str] | None = None,
@@ -50,7 +50,7 @@ def export_onnx(
         weights: canonical name to array; rounded to float32 where they are wider.
         path: where, by custom with the ending ``.onnx``.
         taps: names out of ``spec.taps`` that become outputs beside the logits.
-        input_layout: the axes of ``pixel_values``.
+        input_layout: the axes of ``pixel_values``, NCHW by default; a sequence has none.
         variant: the published name of the architecture.
         preprocessing: how a photo becomes the pixels that the weights expect.
         labels: the name of each class, in the order of the logits.
@@ -62,7 +62,7 @@ def export_onnx(
     Raises:
         SpecError: if the metadata breaks a rule, as a wrong number of labels.
         WeightsError: if the weights do not fit the spec.
-        InputError: if there is no such tap or layout.
+        InputError: if there is no such tap or layout, or a sequence is given one.
         FileError: if the file cannot be written, or does not read back as it was given.
     """
     path = Path(path).resolve()
@@ -80,7 +80,9 @@ def export_onnx(
         provenance=provenance or {},
     )
     model.metadata_props.update(metadata.to_strings())
-    model.metadata_props[INPUT_LAYOUT] = input_layout
+    layout = input_layout or default_layout(spec.input)
+    if layout is not None:
+        model.metadata_props[INPUT_LAYOUT] = layout
     outside = None
     if sum(array.nbytes for array in narrow.values()) > _INLINE_BYTES:
         outside = _outside_path(metadata, path)

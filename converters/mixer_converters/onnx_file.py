@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -19,14 +20,15 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError
+from mixer_spec.shapes import Image
 from mixer_spec.weights import digest
 
 from . import canonical
 from .metadata import PREFIX, Metadata
-from .onnx_graph import InputLayout
+from .onnx_input import InputLayout
 
 INPUT_LAYOUT = f"{PREFIX}input_layout"
-"""The key of the input's axes in the model's metadata."""
+"""The key of the images' axes in the model's metadata; a sequence has no such entry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,13 +39,13 @@ class OnnxFile(Metadata):
         path: of the graph.
         data_path: of the canonical file beside it that holds the weights; ``None`` when the graph
             holds them.
-        input_layout: the axes of ``pixel_values``.
+        input_layout: the axes of ``pixel_values``; ``None`` for a sequence.
         outputs: the names of the outputs: taps, and ``logits``.
     """
 
     path: Path
     data_path: Path | None
-    input_layout: InputLayout
+    input_layout: InputLayout | None
     outputs: tuple[str, ...]
 
 
@@ -59,6 +61,18 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
     proto = _parse(path)
     strings = {entry.key: entry.value for entry in proto.metadata_props}
     metadata = Metadata.from_strings(strings, str(path))
+    return OnnxFile(
+        **metadata.fields(),
+        path=path,
+        data_path=_check_weights(proto, metadata, path),
+        input_layout=_input_layout(strings, metadata, path),
+        outputs=tuple(value.name for value in proto.graph.output),
+    )
+
+
+def _input_layout(strings: Mapping[str, str], metadata: Metadata, path: Path) -> InputLayout | None:
+    if not isinstance(metadata.spec.input, Image):
+        return None
     layout = strings.get(INPUT_LAYOUT)
     if layout not in get_args(InputLayout):
         raise FileError(
@@ -66,13 +80,7 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
             f"metadata '{INPUT_LAYOUT}' must be one of {list(get_args(InputLayout))}, "
             f"got {layout!r}",
         )
-    return OnnxFile(
-        **metadata.fields(),
-        path=path,
-        data_path=_check_weights(proto, metadata, path),
-        input_layout=cast(InputLayout, layout),
-        outputs=tuple(value.name for value in proto.graph.output),
-    )
+    return cast(InputLayout, layout)
 
 
 def written_data_path(path: Path) -> Path | None:

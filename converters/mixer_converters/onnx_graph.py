@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mixer_spec.graph import Node
+from mixer_spec.shapes import Table
 from mixer_spec.weights import Weights
 
-InputLayout = Literal["NCHW", "NHWC"]
-"""The axes of the input: ``[batch, rgb, height, width]`` or ``[batch, height, width, rgb]``."""
+from .onnx_input import InputLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class Drawing:
 
     Args:
         weights: canonical name to array, contiguous float32.
-        input_layout: the axes of the image.
+        input_layout: the axes of the images, where they are what enters.
         nodes: in the order of computation.
         initializers: weights and constants by name.
         names: how often each name of a node was asked for.
     """
 
     weights: Weights
-    input_layout: InputLayout
+    input_layout: InputLayout | None
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: dict[str, ir.Value] = field(default_factory=dict)
     names: Counter[str] = field(default_factory=Counter)
@@ -50,6 +50,12 @@ class Place:
     node: Node
     drawing: Drawing
     draw: Callable[[Node, Drawing, ir.Value], ir.Value]
+
+    @property
+    def table(self) -> Table:
+        """The table that enters."""
+        assert isinstance(self.node.incoming, Table)
+        return self.node.incoming
 
     def op(self, op_type: str, *inputs: ir.Value, part: str = "", **attributes: Any) -> ir.Value:
         """Add an operator with one output.

@@ -2,7 +2,8 @@
 
 Each function takes ``(layer, here, x)``: the layer's fields, its place in the drawing, and the
 value that enters. Axes: ``[batch, rgb, height, width]`` for the image (or
-``[batch, height, width, rgb]``), ``[batch, token, channel]``, ``[batch, channel]``.
+``[batch, height, width, rgb]``), ``[batch, token]`` for ids, ``[batch, token, channel]``,
+``[batch, channel]``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mixer_spec import layers
-from mixer_spec.shapes import Image, Table
+from mixer_spec.shapes import Image
 
 from .onnx_graph import Place
 
@@ -39,10 +40,20 @@ def patch_embed(layer: layers.PatchEmbed, here: Place, x: ir.Value) -> ir.Value:
     return here.op("Add", here.op("MatMul", x, kernel), here.parameter("bias"))
 
 
+def token_embed(layer: layers.TokenEmbed, here: Place, x: ir.Value) -> ir.Value:
+    """Each word's vector."""
+    return here.op("Gather", here.parameter("embedding"), x, axis=0)
+
+
+def linear_embed(layer: layers.LinearEmbed, here: Place, x: ir.Value) -> ir.Value:
+    """``X W + b``."""
+    return here.dense(x)
+
+
 def class_token(layer: layers.ClassToken, here: Place, x: ir.Value) -> ir.Value:
     """Token 0 is the learned one, the same for every image."""
     batch = here.op("Shape", x, start=0, end=1)
-    one_token = here.constant("token_shape", np.array((1, here.node.incoming.channels), np.int64))
+    one_token = here.constant("token_shape", np.array((1, here.table.channels), np.int64))
     shape = here.op("Concat", batch, one_token, part="shape", axis=0)
     token = here.op("Expand", here.parameter("embedding"), shape)
     return here.op("Concat", token, x, axis=1)
@@ -54,15 +65,20 @@ def position_embedding(layer: layers.PositionEmbedding, here: Place, x: ir.Value
 
 
 def layer_norm(layer: layers.LayerNorm, here: Place, x: ir.Value) -> ir.Value:
-    """Over the channels; epsilon is always written, since ONNX's default is another."""
-    return here.op(
-        "LayerNormalization",
-        x,
-        here.parameter("scale"),
-        here.parameter("bias"),
-        axis=-1,
-        epsilon=layer.epsilon,
-    )
+    """Over the channels."""
+    return _normed(x, layer.epsilon, here)
+
+
+def token_norm(layer: layers.TokenNorm, here: Place, x: ir.Value) -> ir.Value:
+    """Over the tokens: LayerNorm of the transposed table."""
+    columns = here.op("Transpose", x, part="columns", perm=(0, 2, 1))
+    return here.op("Transpose", _normed(columns, layer.epsilon, here), part="rows", perm=(0, 2, 1))
+
+
+def _normed(x: ir.Value, epsilon: float, here: Place) -> ir.Value:
+    """Over the last axis; epsilon is always written, since ONNX's default is another."""
+    scale, bias = here.parameter("scale"), here.parameter("bias")
+    return here.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
 
 
 def affine(layer: layers.Affine, here: Place, x: ir.Value) -> ir.Value:
@@ -96,6 +112,49 @@ def channel_dense(layer: layers.ChannelDense, here: Place, x: ir.Value) -> ir.Va
     return here.dense(x)
 
 
+def untied_token_dense(layer: layers.UntiedTokenDense, here: Place, x: ir.Value) -> ir.Value:
+    """``W_c x_c + b_c``: one product for each channel, in which a row is an image.
+
+    ONNX Runtime transposes the kernel once, at load. With images as columns nothing is transposed
+    but activations, and batches of 8 and more take two to four times as long.
+    """
+    rows = here.op("Transpose", x, part="rows", perm=(2, 0, 1))  # [channel, batch, token]
+    kernel = here.op("Transpose", here.parameter("kernel"), part="kernel", perm=(0, 2, 1))
+    bias = here.parameter("bias", (here.table.channels, 1, layer.features))
+    mixed = here.op("Add", here.op("MatMul", rows, kernel), bias)
+    return here.op("Transpose", mixed, part="tokens", perm=(1, 2, 0))
+
+
+def depthwise_conv(layer: layers.DepthwiseConv, here: Place, x: ir.Value) -> ir.Value:
+    """ONNX's convolution has channels first; ONNX Runtime transposes the kernel once, at load."""
+    table, (height, width) = here.table, layer.window
+    assert table.grid is not None
+    image = here.reshape(x, 0, *table.grid, table.channels, part="grid")
+    image = here.op("Transpose", image, part="grid", perm=(0, 3, 1, 2))
+    kernel = here.parameter("kernel", (height, width, 1, table.channels))
+    kernel = here.op("Transpose", kernel, part="kernel", perm=(3, 2, 0, 1))
+    pads = (height // 2, width // 2) * 2
+    found = here.op("Conv", image, kernel, here.parameter("bias"), group=table.channels, pads=pads)
+    rows = here.op("Transpose", found, part="tokens", perm=(0, 2, 3, 1))
+    return here.reshape(rows, 0, *table.shape, part="tokens")
+
+
+def group_channels(layer: layers.GroupChannels, here: Place, x: ir.Value) -> ir.Value:
+    """``y[g S + s, j] = x[s, j groups + g]``."""
+    tokens, channels = here.table.shape
+    split = here.reshape(x, 0, tokens, channels // layer.groups, layer.groups, part="split")
+    split = here.op("Transpose", split, perm=(0, 3, 1, 2))
+    return here.reshape(split, 0, tokens * layer.groups, channels // layer.groups)
+
+
+def ungroup_channels(layer: layers.UngroupChannels, here: Place, x: ir.Value) -> ir.Value:
+    """``y[s, j groups + g] = x[g S + s, j]``."""
+    tokens, channels = here.table.shape
+    split = here.reshape(x, 0, layer.groups, tokens // layer.groups, channels, part="split")
+    split = here.op("Transpose", split, perm=(0, 2, 3, 1))
+    return here.reshape(split, 0, tokens // layer.groups, channels * layer.groups)
+
+
 def spatial_gate(layer: layers.SpatialGate, here: Place, x: ir.Value) -> ir.Value:
     """``u * layers(v)`` for the halves ``u, v`` of the channels."""
     u, v = here.halves(x, axis=2)
@@ -111,9 +170,7 @@ def gated_unit(layer: layers.GatedUnit, here: Place, x: ir.Value) -> ir.Value:
 
 def attention(layer: layers.Attention, here: Place, x: ir.Value) -> ir.Value:
     """Softmax of ``q k / sqrt(size)`` over the tokens, for each head."""
-    table = here.node.incoming
-    assert isinstance(table, Table)
-    tokens, channels = table.shape
+    tokens, channels = here.table.shape
     size = channels // layer.heads
 
     def heads(part: str, *order: int) -> ir.Value:
@@ -154,15 +211,22 @@ def head(layer: layers.Head, here: Place, x: ir.Value) -> ir.Value:
 
 DRAW: Mapping[type[layers.AnyLayer], Callable[[Any, Place, ir.Value], ir.Value]] = {
     layers.PatchEmbed: patch_embed,
+    layers.TokenEmbed: token_embed,
+    layers.LinearEmbed: linear_embed,
     layers.ClassToken: class_token,
     layers.PositionEmbedding: position_embedding,
     layers.LayerNorm: layer_norm,
+    layers.TokenNorm: token_norm,
     layers.Affine: affine,
     layers.LayerScale: layer_scale,
     layers.Gelu: gelu,
     layers.Silu: silu,
     layers.TokenDense: token_dense,
+    layers.UntiedTokenDense: untied_token_dense,
     layers.ChannelDense: channel_dense,
+    layers.DepthwiseConv: depthwise_conv,
+    layers.GroupChannels: group_channels,
+    layers.UngroupChannels: ungroup_channels,
     layers.SpatialGate: spatial_gate,
     layers.GatedUnit: gated_unit,
     layers.Attention: attention,

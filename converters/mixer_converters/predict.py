@@ -16,6 +16,7 @@ from rich.markup import escape
 from mixer_spec import FileError, InputError, MixerSpecError, ModelSpec, WeightsError, load_backend
 from mixer_spec.commands.output import Json, console, print_json, table
 from mixer_spec.preprocess import Preprocessing, pipeline, preprocess
+from mixer_spec.shapes import Image
 
 _CRASHED = 3
 _BATCH = 32  # images in one forward pass, so that a folder of photos does not fill the memory
@@ -92,6 +93,7 @@ def predict(
     chosen = None if preprocessing is None else pipeline(preprocessing)
     try:
         loaded = load_model(model, backend)
+        photo_size(loaded.spec)  # what takes no photos needs no preprocessing either
         found = classify(images, loaded, chosen or _own_preprocessing(loaded, model), top=top)
     except MixerSpecError:
         raise
@@ -164,14 +166,11 @@ def classify(
         top: number of classes, or all where there are fewer.
 
     Raises:
-        FileError, InputError: naming every image that cannot be used.
+        FileError, InputError: naming every image that cannot be used; or that the model takes
+            no photos.
         WeightsError: if the logits are not finite.
     """
-    if loaded.spec.input.channels != 3:
-        raise InputError(
-            "model", f"must take RGB images; expected 3 channels, got {loaded.spec.input.channels}"
-        )
-    size = (loaded.spec.input.height, loaded.spec.input.width)
+    size = photo_size(loaded.spec)
     found: list[list[Guess]] = []
     problems: list[MixerSpecError] = []
     for start in range(0, len(images), _BATCH):
@@ -184,6 +183,26 @@ def classify(
     if problems:
         raise InputError("images", [str(problem) for problem in problems])
     return found
+
+
+def photo_size(spec: ModelSpec) -> tuple[int, int]:
+    """Height and width of the photos that a model takes.
+
+    Raises:
+        InputError: if it takes sequences, or images of other than three channels.
+    """
+    given = spec.input
+    if not isinstance(given, Image):
+        raise InputError(
+            "model",
+            f"takes sequences, and predict is for photos; expected an image, got {given}; run it "
+            "from Python: mixer_spec.load_backend(NAME).load(spec, weights).forward(inputs)",
+        )
+    if given.channels != 3:
+        raise InputError(
+            "model", f"must take RGB images; expected 3 channels, got {given.channels}"
+        )
+    return given.height, given.width
 
 
 def _readable(

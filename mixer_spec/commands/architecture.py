@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from mixer_spec.errors import FileError, InputError
-from mixer_spec.families import ImageSize
 from mixer_spec.model import ModelSpec
+from mixer_spec.shapes import ImageSize
 from mixer_spec.variants import Variant, variant
 
 

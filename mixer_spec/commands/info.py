@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from mixer_spec.graph import Node
-from mixer_spec.layers import Constant, Head, Initial, LecunNormal, Normal
+from mixer_spec.layers import Constant, Initial, LecunNormal, Normal
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import pipeline
 from mixer_spec.variants import Variant
@@ -53,7 +54,7 @@ def describe(spec: ModelSpec, published: Variant | None) -> dict[str, Any]:
         "classes": spec.classes,
         "blocks": spec.depth,
         "parameters": spec.parameter_count,
-        "parameters_without_head": spec.parameter_count - _head_parameters(spec),
+        "parameters_without_head": spec.parameter_count_without_head,
         "multiply_adds": spec.multiply_adds,
         "gflops": 2e-9 * spec.multiply_adds,
         "activation_bytes": spec.activation_bytes,
@@ -101,10 +102,6 @@ def _own_parameter_count(node: Node) -> int:
     return sum(parameter.size for parameter in node.own_parameters.values())
 
 
-def _head_parameters(spec: ModelSpec) -> int:
-    return sum(_own_parameter_count(n) for n in spec.nodes() if isinstance(n.layer, Head))
-
-
 def _in_words(distribution: Initial) -> str:
     match distribution:
         case Constant(value):
@@ -140,7 +137,7 @@ def _print(out: Console, spec: ModelSpec, published: Variant | None, *, every_bl
     )
     out.print(made, "")
     for label, text in _facts(spec, published):
-        out.print(f"[bold]{label:<15}[/] {text}", soft_wrap=True)
+        out.print(f"[bold]{label:<15}[/] {escape(text)}", soft_wrap=True)
 
 
 def _rows(spec: ModelSpec, *, every_block: bool) -> Iterator[tuple[str, Node, int]]:
@@ -168,13 +165,11 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _facts(spec: ModelSpec, published: Variant | None) -> Iterator[tuple[str, str]]:
-    without_head = spec.parameter_count - _head_parameters(spec)
-    yield (
-        "parameters",
-        f"{spec.parameter_count:,}; without the head, as papers count: {without_head:,}",
-    )
-    yield "GFLOPs", "2 x multiply-adds of the matrix products, one image"
-    yield "MiB", "every layer's output for one image in float32"
+    total, without_head = spec.parameter_count, spec.parameter_count_without_head
+    yield "input", f"{spec.input.noun} {spec.input}"
+    yield "parameters", f"{total:,}; without the head, as papers count: {without_head:,}"
+    yield "GFLOPs", "2 x multiply-adds of the matrix products, one input"
+    yield "MiB", "every layer's output for one input in float32"
     yield "taps", _taps(spec)
     for words, names in _initial_values(spec, published.initial if published else {}).items():
         yield "initial values", f"{words}: {', '.join(names)}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -44,3 +47,10 @@ def table(*columns: str, right: tuple[str, ...] = (), folding: tuple[str, ...] =
             overflow="fold",
         )
     return made
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is being done; silent where stderr is no terminal."""
+    with Console(stderr=True).status("starting") as status:
+        yield lambda activity: status.update(escape(activity))

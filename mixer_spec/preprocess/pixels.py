@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_spec.errors import InputError
-from mixer_spec.families import ImageSize
+from mixer_spec.shapes import ImageSize
 
 from .data import AsIs, PillowResample, Preprocessing, Resample, ResizeAndCrop, Squash
 from .decode import decode

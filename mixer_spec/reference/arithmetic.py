@@ -25,8 +25,11 @@ class Arithmetic:
         self.dtype = dtype
 
     def cast(self, array: Array) -> Array:
-        """``array`` in this arithmetic's dtype, without a copy where it already is."""
-        return np.asarray(array, self.dtype)
+        """``array`` in this arithmetic's dtype, without a copy where it already is.
+
+        Whole numbers stay what they are: the ids of words.
+        """
+        return array if np.issubdtype(array.dtype, np.integer) else np.asarray(array, self.dtype)
 
     def matmul(self, left: Array, right: Array) -> Array:
         """The matrix product over the last axis of ``left`` and the last but one of ``right``."""

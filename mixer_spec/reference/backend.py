@@ -26,9 +26,9 @@ class ReferenceModel:
     weights: Weights
     arithmetic: Arithmetic
 
-    def forward(self, images: Array, taps: Sequence[str] = ()) -> Mapping[str, Array]:
+    def forward(self, inputs: Array, taps: Sequence[str] = ()) -> Mapping[str, Array]:
         """See :meth:`mixer_spec.backend.Model.forward`."""
-        return forward(self.spec, self.weights, images, taps, arithmetic=self.arithmetic)
+        return forward(self.spec, self.weights, inputs, taps, arithmetic=self.arithmetic)
 
     def export_weights(self) -> Weights:
         """See :meth:`mixer_spec.backend.Model.export_weights`."""

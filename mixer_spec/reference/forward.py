@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixer_spec.backend import check_images
+from mixer_spec.backend import check_inputs
 from mixer_spec.graph import Node, Step
 from mixer_spec.model import ModelSpec
+from mixer_spec.shapes import Table
 from mixer_spec.weights import Weights, validate
 
 from .arithmetic import Arithmetic, Array
@@ -19,14 +20,21 @@ FLOAT64 = Arithmetic()
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """The evaluation of one node: its arithmetic, all weights, and the nodes inside it."""
+    """The evaluation of one node: the arithmetic, all weights, and the node itself."""
 
     arithmetic: Arithmetic
     weights: Weights
-    children: tuple[Node, ...]
+    node: Node
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        table = self.node.incoming
+        assert isinstance(table, Table)
+        assert table.grid is not None  # the layer's rules see to it
+        return table.grid
 
     def nested(self, x: Array) -> Array:
-        for child in self.children:
+        for child in self.node.children:
             x = _run_node(child, self.weights, x, self.arithmetic)
         return x
 
@@ -34,7 +42,7 @@ class _Run:
 def _run_node(node: Node, weights: Weights, x: Array, arithmetic: Arithmetic) -> Array:
     # Cast here, one layer at a time: a float64 copy of all of H/14 would be 3.5 GB.
     own = {name: arithmetic.cast(weights[f"{node.path}.{name}"]) for name in node.own_parameters}
-    return COMPUTE[type(node.layer)](node.layer, own, x, _Run(arithmetic, weights, node.children))
+    return COMPUTE[type(node.layer)](node.layer, own, x, _Run(arithmetic, weights, node))
 
 
 def run_step(step: Step, weights: Weights, x: Array, arithmetic: Arithmetic = FLOAT64) -> Array:
@@ -55,7 +63,7 @@ def run_step(step: Step, weights: Weights, x: Array, arithmetic: Arithmetic = FL
 def forward(
     spec: ModelSpec,
     weights: Weights,
-    images: Array,
+    inputs: Array,
     taps: Sequence[str] = (),
     *,
     arithmetic: Arithmetic = FLOAT64,
@@ -65,7 +73,7 @@ def forward(
     Args:
         spec: the architecture.
         weights: canonical name to array.
-        images: ``[batch, height, width, rgb]``, preprocessed.
+        inputs: preprocessed images ``[batch, height, width, rgb]``; or sequences.
         taps: names out of ``spec.taps`` to return beside the logits.
         arithmetic: float64, unless noise is to be measured.
 
@@ -73,7 +81,7 @@ def forward(
         ``"logits"`` ``[batch, class]``, and every tap asked for.
 
     Raises:
-        InputError: if the images or taps do not fit the spec.
+        InputError: if the inputs or taps do not fit the spec.
         WeightsError: if the weights do not fit the spec.
 
     Example:
@@ -85,10 +93,10 @@ def forward(
         >>> found["pooled"].shape, found["logits"].tolist()
         ((2, 6), [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     """
-    check_images(spec, images, taps)
+    check_inputs(spec, inputs, taps)
     validate(spec, weights)
     found = {}
-    x = images
+    x = inputs
     for step in spec.steps:
         x = run_step(step, weights, x, arithmetic)
         if step.tap in taps or step.tap == "logits":

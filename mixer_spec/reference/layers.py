@@ -2,8 +2,8 @@
 
 Each function takes ``(layer, weights, x, run)``: the layer's fields, its own parameters by name,
 the incoming array with a batch axis in front, and a :class:`Run` that has the arithmetic and runs
-nested layers. Axes: ``[batch, height, width, rgb]``, ``[batch, token, channel]``,
-``[batch, channel]``.
+nested layers. Axes: ``[batch, height, width, rgb]``, ``[batch, token]`` for ids,
+``[batch, token, channel]``, ``[batch, channel]``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from mixer_spec import layers
 
 from .arithmetic import Arithmetic, Array
+from .erf import erf
 
 Own = Mapping[str, Array]
 
@@ -27,6 +28,11 @@ class Run(Protocol):
     @property
     def arithmetic(self) -> Arithmetic:
         """How to add up."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches that enter; only where the layer demands a grid."""
         ...
 
     def nested(self, x: Array) -> Array:
@@ -45,6 +51,17 @@ def patch_embed(layer: layers.PatchEmbed, weights: Own, x: Array, run: Run) -> A
     return run.arithmetic.matmul(patches, kernel) + weights["bias"]
 
 
+def token_embed(layer: layers.TokenEmbed, weights: Own, x: Array, run: Run) -> Array:
+    """``[batch, token] -> [batch, token, channel]``: each word's vector."""
+    found: Array = weights["embedding"][x]
+    return found
+
+
+def linear_embed(layer: layers.LinearEmbed, weights: Own, x: Array, run: Run) -> Array:
+    """``X W + b``."""
+    return run.arithmetic.matmul(x, weights["kernel"]) + weights["bias"]
+
+
 def class_token(layer: layers.ClassToken, weights: Own, x: Array, run: Run) -> Array:
     """Token 0 is the learned one."""
     token = np.broadcast_to(weights["embedding"], (x.shape[0], 1, x.shape[2]))
@@ -58,11 +75,21 @@ def position_embedding(layer: layers.PositionEmbedding, weights: Own, x: Array, 
 
 def layer_norm(layer: layers.LayerNorm, weights: Own, x: Array, run: Run) -> Array:
     """Over the channels, with the population's variance in two passes."""
-    centred = x - run.arithmetic.mean(x, axis=-1)
-    variance = run.arithmetic.mean(centred * centred, axis=-1)
-    epsilon = run.arithmetic.dtype(layer.epsilon)
-    normed: Array = centred / np.sqrt(variance + epsilon)
-    return normed * weights["scale"] + weights["bias"]
+    return _normed(x, 2, layer.epsilon, run) * weights["scale"] + weights["bias"]
+
+
+def token_norm(layer: layers.TokenNorm, weights: Own, x: Array, run: Run) -> Array:
+    """Over the tokens, with scale and bias along them."""
+    normed = _normed(x, 1, layer.epsilon, run)
+    return normed * weights["scale"][:, None] + weights["bias"][:, None]
+
+
+def _normed(x: Array, axis: int, epsilon: float, run: Run) -> Array:
+    """Mean 0 and variance 1 along ``axis``."""
+    centred = x - run.arithmetic.mean(x, axis)
+    variance = run.arithmetic.mean(centred * centred, axis)
+    normed: Array = centred / np.sqrt(variance + run.arithmetic.dtype(epsilon))
+    return normed
 
 
 def affine(layer: layers.Affine, weights: Own, x: Array, run: Run) -> Array:
@@ -81,18 +108,12 @@ def gelu(layer: layers.Gelu, weights: Own, x: Array, run: Run) -> Array:
     # dtype, but it would hide where a constant is rounded.
     number = run.arithmetic.dtype
     if layer.approximation == "none":
-        step = _erf(x * number(math.sqrt(0.5)))
+        step = erf(x * number(math.sqrt(0.5)))
     else:
         cubic = x + number(0.044715) * x * x * x
         step = np.tanh(number(math.sqrt(2.0 / math.pi)) * cubic)
     gated: Array = number(0.5) * x * (number(1.0) + step)
     return gated
-
-
-def _erf(x: Array) -> Array:
-    """The error function of every value, computed in float64 by the C library."""
-    values = np.fromiter(map(math.erf, x.ravel().tolist()), np.float64, x.size)
-    return values.reshape(x.shape).astype(x.dtype, copy=False)
 
 
 def silu(layer: layers.Silu, weights: Own, x: Array, run: Run) -> Array:
@@ -108,9 +129,43 @@ def token_dense(layer: layers.TokenDense, weights: Own, x: Array, run: Run) -> A
     return run.arithmetic.matmul(weights["kernel"], x) + weights["bias"][:, None]
 
 
+def untied_token_dense(layer: layers.UntiedTokenDense, weights: Own, x: Array, run: Run) -> Array:
+    """``W_c x_c + b_c`` for every channel c."""
+    columns = x.transpose(0, 2, 1)[..., None]  # [batch, channel, token, 1]
+    mixed = run.arithmetic.matmul(weights["kernel"], columns)[..., 0] + weights["bias"]
+    return mixed.transpose(0, 2, 1)
+
+
 def channel_dense(layer: layers.ChannelDense, weights: Own, x: Array, run: Run) -> Array:
     """``X W + b``, with b along the channels."""
     return run.arithmetic.matmul(x, weights["kernel"]) + weights["bias"]
+
+
+def depthwise_conv(layer: layers.DepthwiseConv, weights: Own, x: Array, run: Run) -> Array:
+    """Every channel's window by every channel's kernel, zeros around the grid."""
+    (rows, columns), (height, width) = run.grid, layer.window
+    batch, tokens, channels = x.shape
+    image = x.reshape(batch, rows, columns, channels)
+    around = ((0, 0), (height // 2,) * 2, (width // 2,) * 2, (0, 0))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, around), layer.window, (1, 2))
+    # [batch, token, channel, 1, window] times [channel, window, 1]
+    windows = windows.reshape(batch, tokens, channels, 1, height * width)
+    kernel = weights["kernel"].reshape(height * width, channels).T[..., None]
+    return run.arithmetic.matmul(windows, kernel)[..., 0, 0] + weights["bias"]
+
+
+def group_channels(layer: layers.GroupChannels, weights: Own, x: Array, run: Run) -> Array:
+    """``y[g S + s, j] = x[s, j groups + g]``."""
+    batch, tokens, channels = x.shape
+    split = x.reshape(batch, tokens, channels // layer.groups, layer.groups)
+    return split.transpose(0, 3, 1, 2).reshape(batch, layer.groups * tokens, -1)
+
+
+def ungroup_channels(layer: layers.UngroupChannels, weights: Own, x: Array, run: Run) -> Array:
+    """``y[s, j groups + g] = x[g S + s, j]``."""
+    batch, tokens, channels = x.shape
+    split = x.reshape(batch, layer.groups, tokens // layer.groups, channels)
+    return split.transpose(0, 2, 3, 1).reshape(batch, tokens // layer.groups, -1)
 
 
 def spatial_gate(layer: layers.SpatialGate, weights: Own, x: Array, run: Run) -> Array:
@@ -167,15 +222,22 @@ def head(layer: layers.Head, weights: Own, x: Array, run: Run) -> Array:
 
 COMPUTE: Mapping[type[layers.AnyLayer], Callable[[Any, Own, Array, Run], Array]] = {
     layers.PatchEmbed: patch_embed,
+    layers.TokenEmbed: token_embed,
+    layers.LinearEmbed: linear_embed,
     layers.ClassToken: class_token,
     layers.PositionEmbedding: position_embedding,
     layers.LayerNorm: layer_norm,
+    layers.TokenNorm: token_norm,
     layers.Affine: affine,
     layers.LayerScale: layer_scale,
     layers.Gelu: gelu,
     layers.Silu: silu,
     layers.TokenDense: token_dense,
+    layers.UntiedTokenDense: untied_token_dense,
     layers.ChannelDense: channel_dense,
+    layers.DepthwiseConv: depthwise_conv,
+    layers.GroupChannels: group_channels,
+    layers.UngroupChannels: ungroup_channels,
     layers.SpatialGate: spatial_gate,
     layers.GatedUnit: gated_unit,
     layers.Attention: attention,
