@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_conformance import conformance_images, conformance_weights
+from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_spec import ModelSpec, variant
 from mixer_spec.weights import Weights
 
@@ -37,5 +37,5 @@ class Contender(NamedTuple):
 def task_of(name: str, *, batch: int, threads: int, folder: Path) -> Task:
     """The task for the variant called ``name``, with conformance weights: its head is not zero."""
     spec = variant(name).spec()
-    weights, images = conformance_weights(spec), conformance_images(spec, batch)
+    weights, images = conformance_weights(spec), conformance_inputs(spec, batch)
     return Task(spec, weights, images, threads, folder)
