@@ -102,7 +102,7 @@ def export(
     source = load(file)
 
     def write() -> dict[str, Any]:
-        from .onnx_build import IR_VERSION, OPSET
+        from .onnx_form import FLOAT32, IR_VERSIONS
         from .onnx_export import export_onnx
         from .onnx_input import NAMES
 
@@ -121,8 +121,8 @@ def export(
             "path": str(target),
             "data_path": None if written.data_path is None else str(written.data_path),
             "bytes": sum(path.stat().st_size for path in (target, written.data_path) if path),
-            "opset": OPSET,
-            "ir_version": IR_VERSION,
+            "opset": FLOAT32.opset,
+            "ir_version": IR_VERSIONS[FLOAT32.opset],
             "input": NAMES[type(written.spec.input)],
             "input_layout": written.input_layout,
             "outputs": list(written.outputs),
