@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mixer_converters import load, save
+from mixer_converters.canonical import load, save
 from mixer_converters.onnx_file import read_onnx
 from mixer_spec import ModelSpec, families, variant
 from mixer_spec.cli import main

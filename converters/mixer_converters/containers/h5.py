@@ -80,7 +80,7 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
 def _layer(name: str) -> str:
     """The layer in front of a weight's name, which repeats it: ``a/b/a/b/kernel:0`` is of a/b."""
     parts = name.split("/")
-    return "/".join(parts[: (len(parts) - 1) // 2])
+    return "/".join(parts[: max(1, (len(parts) - 1) // 2)])
 
 
 def _h5py() -> Any:

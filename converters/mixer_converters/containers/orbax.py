@@ -83,7 +83,7 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
             level = level.setdefault(folder, {})
         level[leaf] = contiguous(tensor)
     with orbax.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), tree)
+        checkpointer.save(path.absolute(), tree, force=True)
     if metadata:
         (path / _STRINGS).write_text(json.dumps(dict(metadata)), encoding="utf-8")
 

@@ -31,7 +31,7 @@ TABLE: tuple[Row, ...] = (
 
 DEIT_RESMLP = Layout(
     name="deit",
-    family="resmlp",
+    families=("resmlp",),
     origin="facebookresearch/deit",
     source="resmlp_models.py",
     table=TABLE,

@@ -58,7 +58,7 @@ def no_arguments(wanted: Semantics) -> str:
 
 GOOGLE = Layout(
     name="google",
-    family="mixer",
+    families=("mixer",),
     origin="google-research: vision_transformer, big_vision",
     source="vit_jax/models_mixer.py; gs://mixer_models",
     table=TABLE,

@@ -32,7 +32,7 @@ TABLE: tuple[Row, ...] = (
 
 GOOGLE_OLD = Layout(
     name="google_old",
-    family="mixer",
+    families=("mixer",),
     origin="google-research: big_vision",
     source="big_vision/models/mlp_mixer.py, load()",
     table=TABLE,

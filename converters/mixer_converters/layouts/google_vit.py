@@ -63,7 +63,7 @@ def _old(foreign: str) -> str:
 def _vit(name: str, family: str, table: tuple[Row, ...]) -> Layout:
     return Layout(
         name=name,
-        family=family,
+        families=(family,),
         origin="google-research: vision_transformer, big_vision",
         source="vit_jax/models_vit.py, vit_jax/checkpoint.py; gs://vit_models",
         table=table,
@@ -78,7 +78,7 @@ def _vit(name: str, family: str, table: tuple[Row, ...]) -> Layout:
 _MEAN = tuple(row for row in TABLE if row[1] != "cls")
 
 GOOGLE_VIT = _vit("google", "vit", TABLE)
-GOOGLE_VIT_MEAN = _vit("google", "vit (mean pool)", _MEAN)
+GOOGLE_VIT_MEAN = _vit("google", "vit_mean", _MEAN)
 GOOGLE_VIT_OLD = _vit(
     "google_old", "vit", tuple((canonical, _old(foreign), how) for canonical, foreign, how in TABLE)
 )

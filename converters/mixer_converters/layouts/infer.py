@@ -79,6 +79,17 @@ def infer_spec(
     return semantics.within(spec)
 
 
+def family_of(spec: ModelSpec) -> str | None:
+    """The family that a spec's layers make it one of; ``None`` for sequences and other stems."""
+    kinds = {type(node.layer) for node in spec.nodes()}
+    if not isinstance(spec.input, Image) or not isinstance(spec.stem, PatchEmbed):
+        return None
+    if Attention in kinds:
+        return "vit" if ClassToken in kinds else "vit_mean"
+    marks = {SpatialGate: "gmlp", GatedUnit: "gmixer", LayerScale: "resmlp"}
+    return next((family for mark, family in marks.items() if mark in kinds), "mixer")
+
+
 def variant_of(spec: ModelSpec) -> str | None:
     """The published name of an architecture, whatever its GELU and epsilon are."""
     if not isinstance(spec.input, Image):

@@ -41,7 +41,7 @@ TABLE: tuple[Row, ...] = (
 
 KECAM = Layout(
     name="kecam",
-    family="mixer",
+    families=("mixer",),
     origin="leondgarse/keras_cv_attention_models",
     source="mlp_family/mlp_mixer.py",
     table=TABLE,

@@ -106,7 +106,7 @@ class Layout:
 
     Args:
         name: what people type after ``--to``; layouts of one framework share it.
-        family: the architectures that it holds, in words.
+        families: the architectures that it holds.
         origin: whose names these are.
         source: where the names were read.
         table: the rows; the only place where names and axes stand.
@@ -120,7 +120,7 @@ class Layout:
     """
 
     name: str
-    family: str
+    families: tuple[str, ...]
     origin: str
     source: str
     table: tuple[Row, ...]
@@ -192,3 +192,16 @@ def _block_pattern(foreign: str) -> tuple[re.Pattern[str], int]:
 def plain(name: str) -> str:
     """A foreign name with one separator: containers nest with ``/`` or ``.`` as they please."""
     return name.replace("/", ".")
+
+
+def block_number(pattern: str, name: str) -> int | None:
+    """The number of the block in ``name`` if it has this :func:`plain` pattern, 0 if it has none.
+
+    ``None`` if it has another pattern.
+    """
+    if "{i" not in pattern:
+        return 0 if name == pattern else None
+    expression, offset = _block_pattern(pattern)
+    found = expression.fullmatch(name)
+    number = int(found["i"]) - offset if found else -1
+    return number if number >= 0 else None

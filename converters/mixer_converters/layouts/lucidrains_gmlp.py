@@ -42,7 +42,7 @@ TABLE: tuple[Row, ...] = (
 
 LUCIDRAINS_GMLP = Layout(
     name="lucidrains",
-    family="gmlp",
+    families=("gmlp",),
     origin="lucidrains/g-mlp-pytorch",
     source="g_mlp_pytorch.py, 0.1.5",
     table=TABLE,

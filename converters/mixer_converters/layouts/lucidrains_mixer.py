@@ -42,7 +42,7 @@ def edits(wanted: Semantics) -> str:
 
 LUCIDRAINS_MIXER = Layout(
     name="lucidrains",
-    family="mixer",
+    families=("mixer",),
     origin="lucidrains/mlp-mixer-pytorch",
     source="mlp_mixer_pytorch.py, 0.3.1",
     table=TABLE,

@@ -32,7 +32,7 @@ TABLE: tuple[Row, ...] = (
 
 NNX = Layout(
     name="nnx",
-    family="mixer, gmixer",
+    families=("mixer", "gmixer"),
     origin="ports of timm's Mixer to Flax NNX",
     source="flax: nnx.Conv, nnx.Linear, nnx.LayerNorm, nnx.List",
     table=TABLE,

@@ -35,7 +35,7 @@ TABLE: tuple[Row, ...] = (
 
 TIMM_GMLP = Layout(
     name="timm",
-    family="gmlp",
+    families=("gmlp",),
     origin="huggingface/pytorch-image-models",
     source="timm/models/mlp_mixer.py",
     table=TABLE,

@@ -34,7 +34,7 @@ TABLE: tuple[Row, ...] = (
 
 TIMM_MIXER = Layout(
     name="timm",
-    family="mixer, gmixer",
+    families=("mixer", "gmixer"),
     origin="huggingface/pytorch-image-models",
     source="timm/models/mlp_mixer.py",
     table=TABLE,

@@ -33,7 +33,7 @@ TABLE: tuple[Row, ...] = (
 
 TIMM_RESMLP = Layout(
     name="timm",
-    family="resmlp",
+    families=("resmlp",),
     origin="huggingface/pytorch-image-models",
     source="timm/models/mlp_mixer.py",
     table=TABLE,

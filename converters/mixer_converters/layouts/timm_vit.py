@@ -42,7 +42,7 @@ TABLE: tuple[Row, ...] = (
 
 TIMM_VIT = Layout(
     name="timm",
-    family="vit",
+    families=("vit",),
     origin="huggingface/pytorch-image-models",
     source="timm/models/vision_transformer.py",
     table=TABLE,
