@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "mixer_spec": {"PIL", "ml_dtypes", "rich", "typer"},
     "mixer_converters": {
         "google",  # protobuf, which onnx brings
+        "huggingface_hub",
         "mixer_spec",
         "ml_dtypes",
         "onnx",
@@ -42,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
 
 FRAMEWORKS = {
     "flax",
+    "huggingface_hub",
     "jax",
     "jaxlib",
     "onnx",

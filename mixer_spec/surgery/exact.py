@@ -52,7 +52,7 @@ def raise_resolution(
         WeightsError: if the weights do not fit the spec.
 
     Source:
-        arXiv:2105.01601, the appendix on fine-tuning at a higher image resolution.
+        arXiv:2105.01601v4, appendix C, on fine-tuning at a higher image resolution.
 
     Example:
         >>> from mixer_spec import families
