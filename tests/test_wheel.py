@@ -245,7 +245,7 @@ def test_installed_command_line_works_without_any_framework(installed: Installed
     assert len(json.loads(installed.python(run, "list", "--json"))) == 16
     assert "verify" in installed.python(run, "--help")
     told = json.loads(installed.python(run, "doctor", "--json"))
-    assert told["extras"] == dict.fromkeys(["hub", "jax", "onnx", "torch", "train"], False)
+    assert told["extras"] == dict.fromkeys(["h5", "hub", "jax", "onnx", "torch", "train"], False)
     verdicts = {backend["name"]: backend["verdict"] for backend in told["backends"]}
     expected = {"jax": "missing", "onnxruntime": "missing", "torch": "missing"}
     assert verdicts == {**expected, "reference": "good"}

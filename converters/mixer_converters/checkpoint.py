@@ -17,7 +17,7 @@ from mixer_spec.families import ImageSize
 from mixer_spec.layers import Gelu
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
-from mixer_spec.surgery import raise_resolution
+from mixer_spec.surgery import interpolate_resolution, raise_resolution
 from mixer_spec.weights import Weights, digest
 
 from . import containers
@@ -31,6 +31,9 @@ from .provenance import Published, find_published
 from .semantics import NEUTRAL, Semantics
 
 GeluForm = Literal["tanh", "none"]
+
+_RAISED = "resolution raised by the paper's block-diagonal form, exact on every sub-image"
+_INTERPOLATED = "resolution interpolated, which is approximate; fine-tune before use"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -152,15 +155,22 @@ def load(
     )
 
 
-def at_resolution(checkpoint: Checkpoint, image_size: ImageSize) -> Checkpoint:
-    """The model for images a whole number of times as large; see ``mixer_spec.surgery``.
+def at_resolution(
+    checkpoint: Checkpoint, image_size: ImageSize, *, interpolate: bool = False
+) -> Checkpoint:
+    """The model for images of another size; see ``mixer_spec.surgery``.
+
+    Args:
+        checkpoint: the model.
+        image_size: pixels of a side, or ``(height, width)``.
+        interpolate: to any size, approximately; else to whole multiples, exactly.
 
     Raises:
-        SpecError: if the factors are not whole, or a layer cannot be raised.
+        SpecError: if the factors are not whole, or a layer cannot be raised; or, to interpolate,
+            if the patch does not divide the image.
     """
-    spec, weights = raise_resolution(
-        checkpoint.spec, checkpoint.weights, image_size=image_size
-    )
+    change = interpolate_resolution if interpolate else raise_resolution
+    spec, weights = change(checkpoint.spec, dict(checkpoint.weights), image_size=image_size)
     tensors = {
         name: containers.Stored(array.shape, array.dtype, functools.partial(np.asarray, array))
         for name, array in weights.items()
@@ -172,7 +182,7 @@ def at_resolution(checkpoint: Checkpoint, image_size: ImageSize) -> Checkpoint:
         tensors=tensors,
         match=find_match(tensors, spec, str(checkpoint.path)),
         stated_digest=None,
-        notes=(*checkpoint.notes, "resolution raised by the paper's block-diagonal form"),
+        notes=(*checkpoint.notes, _INTERPOLATED if interpolate else _RAISED),
     )
 
 
@@ -249,9 +259,7 @@ def _semantics(
 def _of_form(candidates: tuple[Semantics, ...], gelu: GeluForm) -> Semantics:
     """The candidate of that GELU; if there is none, the first with that GELU put in."""
     first = candidates[0]
-    changed = Semantics(
-        gelu=gelu, epsilon=first.epsilon, gate_epsilon=first.gate_epsilon
-    )
+    changed = Semantics(gelu=gelu, epsilon=first.epsilon, gate_epsilon=first.gate_epsilon)
     return next((c for c in candidates if c.gelu == gelu), changed)
 
 

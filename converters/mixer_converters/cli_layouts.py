@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from mixer_spec.commands.architecture import parse_image_size
 from mixer_spec.commands.output import Json, console, print_json, table
+from mixer_spec.errors import InputError
 
 File = Annotated[Path, typer.Argument(help="A file or folder of weights, of any layout.")]
 Gelu = Annotated[
@@ -43,6 +44,9 @@ def convert(
     resolution: Annotated[
         str | None, typer.Option(help="Of the target: a whole multiple of the source's.")
     ] = None,
+    interpolate: Annotated[
+        bool, typer.Option("--interpolate", help="To any --resolution, but approximately.")
+    ] = False,
     heads: Annotated[int | None, typer.Option(help="Of a ViT of unpublished size.")] = None,
     mapping: Annotated[
         bool, typer.Option("--mapping", help="Print where every tensor went.")
@@ -59,7 +63,11 @@ def convert(
     size = None if image_size is None else parse_image_size(image_size)
     checkpoint = load(source, gelu=gelu, epsilon=epsilon, image_size=size, heads=heads)
     if resolution is not None:
-        checkpoint = at_resolution(checkpoint, parse_image_size(resolution))
+        checkpoint = at_resolution(
+            checkpoint, parse_image_size(resolution), interpolate=interpolate
+        )
+    elif interpolate:
+        raise InputError("--interpolate", "goes with --resolution, as in `--resolution 384`")
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     with _progress(f"writing {target}", total) as advance:
         done = convert_file(
@@ -188,9 +196,7 @@ def diff(
             shown = table("weight", "differs in", *numbers, right=numbers)
             for d in found:
                 values = (d.largest, d.relative)
-                shown.add_row(
-                    d.name, d.what, *("" if v is None else f"{v:.3g}" for v in values)
-                )
+                shown.add_row(d.name, d.what, *("" if v is None else f"{v:.3g}" for v in values))
             out.print(shown, "")
         same = total - len(found)
         out.print(f"{same} of {total} weights are the same, bit for bit")

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 
-from mixer_spec.model import ModelSpec
-from mixer_spec.weights import Weights
-
-from . import containers
-from .canonical import CanonicalFile, load
-from .metadata import Metadata
-from .pretrained import from_pretrained
+from .canonical import CanonicalFile
+from .checkpoint import Checkpoint, load
+from .pretrained import from_pretrained, is_pretrained
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxWeights:
-    """The spec and the weights of an exported ONNX file."""
+def read_model_file(path: Path) -> CanonicalFile | Checkpoint:
+    """Open a folder of :func:`save_pretrained`, or a file or folder of any other layout.
 
-    spec: ModelSpec
-    weights: Weights
-
-
-def read_model_file(path: Path) -> CanonicalFile | OnnxWeights:
-    """Open a canonical file, a folder of :func:`save_pretrained`, or an exported ONNX file.
+    The weights of other layouts are all read here, once: whoever runs a model asks for them often.
 
     Raises:
-        FileError: if it is none of these, or damaged.
-        SpecError, WeightsError: if what it says breaks a rule.
-        MissingExtraError: for an ONNX file without the extra ``onnx``.
+        FileError: if it is of no known layout, or damaged.
+        SpecError: if what it says breaks a rule, or it does not say which function it is.
+        MissingExtraError: if the package that reads it is not installed.
     """
-    if path.is_dir():
+    if is_pretrained(path):
         return from_pretrained(path)
-    if path.suffix == ".onnx":
-        found = containers.onnx.read(path)
-        metadata = Metadata.from_strings(found.metadata, str(path))
-        weights = {name: tensor.read() for name, tensor in found.tensors.items()}
-        return OnnxWeights(metadata.spec, weights)
-    return load(path)
+    checkpoint = load(path)
+    return dataclasses.replace(checkpoint, weights=dict(checkpoint.weights))

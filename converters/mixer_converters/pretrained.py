@@ -127,6 +127,15 @@ def from_pretrained(
     return _open(path)
 
 
+def is_pretrained(path: Path) -> bool:
+    """Whether a path is a folder that :func:`save_pretrained` wrote, by its ``config.json``."""
+    try:
+        _read_config(path / CONFIG)
+    except FileError:
+        return False
+    return True
+
+
 def _config(metadata: Metadata) -> dict[str, Any]:
     told = metadata.preprocessing
     return {

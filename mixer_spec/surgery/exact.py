@@ -163,7 +163,7 @@ def _factors(old: Image, new: Image) -> tuple[int, int]:
             what = "shrinks" if after < before else "is no whole multiple of the old"
             problems.append(
                 f"the new {axis} {what}; expected a multiple of {before}, got {after}; "
-                "interpolate_resolution takes any size, and is approximate"
+                "interpolate_resolution (`convert --interpolate`) takes any size, and is approximate"
             )
     if problems:
         raise SpecError(_WHERE, problems)
@@ -183,7 +183,7 @@ def _inexact(spec: ModelSpec) -> list[str]:
     found = {type(node.layer): node for node in reversed([*spec.nodes()])}
     return [
         f"{found[kind].path}: a {kind.kind} {reason}, so that no weights make the new model exact; "
-        "do interpolate_resolution, which is approximate"
+        "do interpolate_resolution (`convert --interpolate`), which is approximate"
         for kind, reason in _INEXACT.items()
         if kind in found
     ]
