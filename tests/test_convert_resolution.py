@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from mixer_conformance import compare, conformance_inputs, conformance_weights
 from mixer_converters import load, save
 from mixer_converters.cli_layouts import convert
-from mixer_spec import InputError, SpecError, families
+from mixer_spec import FileError, InputError, SpecError, families
 from mixer_spec.model_files import read_model
 from mixer_spec.reference import forward
 
@@ -76,3 +76,14 @@ def test_foreign_layout_is_the_same_function_and_a_reader_opens_it(source: Path)
     found = compare(read_model(source), read_model(target), ["reference"])
     assert found.same
     assert found.other_weights == ()
+
+
+@pytest.mark.parametrize("to", ["canonical", "timm"])
+def test_force_never_replaces_a_folder_of_other_things(source: Path, to: str) -> None:
+    folder = source.with_name("home")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "thesis.txt").write_text("years of work")
+    result = _run(source, folder, "--to", to, "--force")
+    assert isinstance(result.exception, FileError)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "thesis.txt"]

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from mixer_spec.errors import FileError, SpecError
-from mixer_spec.families import ImageSize
 from mixer_spec.layers import Gelu
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
+from mixer_spec.shapes import ImageSize
 from mixer_spec.surgery import interpolate_resolution, raise_resolution
 from mixer_spec.weights import Weights, digest
 

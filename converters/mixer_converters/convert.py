@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError, SpecError
 from mixer_spec.extras import load_or_name_extra
-from mixer_spec.families import ImageSize
 from mixer_spec.model import ModelSpec
+from mixer_spec.shapes import ImageSize
 from mixer_spec.weights import Weights, digest
 
 from . import containers
-from .atomic import replacing, replacing_folder
+from .atomic import check_folder, replacing, replacing_folder
 from .checkpoint import Checkpoint, GeluForm, load
 from .containers import ENDINGS, Stored, h5, huggingface, msgpack, npz, orbax, pth, safetensors
 from .containers.contents import BFLOAT16, contiguous, raw
@@ -37,6 +37,7 @@ _DEFAULTS = {"npz": "google", "h5": "kecam", "safetensors": CANONICAL, "onnx": C
 """The layout that a file of this kind is in, unless another is asked for."""
 
 _FOLDERS = ("huggingface", "orbax")
+_HUGGINGFACE_FILES = (huggingface.CONFIG, huggingface.WEIGHTS, "pytorch_model.bin", "README.md")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,15 +100,15 @@ def convert(
         raise FileError(
             str(target), "is there already; choose another name, or replace it: --force"
         )
+    if target.is_dir():
+        _check_replaceable(target, container)
     notes = list(_semantic_notes(checkpoint, layout, container))
     if dtype is not None:
         notes.append(f"weights rounded to {dtype}")
     if container == "onnx":
         entries = _write_onnx(checkpoint, target)
     else:
-        entries = _write(
-            checkpoint, target, layout, container, dtype, progress or (lambda _: None)
-        )
+        entries = _write(checkpoint, target, layout, container, dtype, progress or (lambda _: None))
     return Conversion(
         source=checkpoint,
         path=target,
@@ -133,7 +134,7 @@ def _destination(spec: ModelSpec, target: Path, to: str | None) -> tuple[Layout 
     if to == "onnx":
         to, container = CANONICAL, container or "onnx"
     layout = None if to == CANONICAL else find_layout(to, spec)
-    allowed = ("safetensors", "onnx", "msgpack", "orbax", "npz", "pth")
+    allowed: tuple[str, ...] = ("safetensors", "onnx", "msgpack", "orbax", "npz", "pth")
     allowed = layout.containers if layout else allowed
     if container is None and not target.suffix:
         container = next((kind for kind in allowed if kind in _FOLDERS), None)
@@ -146,9 +147,19 @@ def _destination(spec: ModelSpec, target: Path, to: str | None) -> tuple[Layout 
     return layout, container
 
 
-def _semantic_notes(
-    checkpoint: Checkpoint, layout: Layout | None, container: str
-) -> Iterator[str]:
+def _check_replaceable(folder: Path, container: str) -> None:
+    """Refuse to replace a folder by anything, unless it is such a checkpoint and nothing else."""
+    if container == "huggingface":
+        check_folder(folder, _HUGGINGFACE_FILES, overwrite=True)
+    elif container not in _FOLDERS or containers.kind_of(folder) != container:
+        raise FileError(
+            str(folder),
+            f"is a folder, but no checkpoint of this kind; expected {container}; "
+            "choose another name",
+        )
+
+
+def _semantic_notes(checkpoint: Checkpoint, layout: Layout | None, container: str) -> Iterator[str]:
     """What the layout's own framework will compute, if it is not what the weights are for."""
     if layout is None:
         return
