@@ -14,9 +14,10 @@ from typer.testing import CliRunner, Result
 from mixer_conformance import compare, conformance_inputs, conformance_weights
 from mixer_converters import load, save
 from mixer_converters.cli_layouts import convert
-from mixer_spec import FileError, InputError, SpecError, families
+from mixer_spec import FileError, InputError, SpecError, families, variant
 from mixer_spec.model_files import read_model
 from mixer_spec.reference import forward
+from mixer_spec.weights import initial
 
 SPEC = families.mixer(
     image_size=8, patch=4, channels=8, depth=1, token_hidden=6, channel_hidden=12, classes=5
@@ -47,6 +48,15 @@ def test_repeated_image_has_the_old_logits_in_any_layout(source: Path, layout: s
     inputs = conformance_inputs(SPEC, 2).astype(np.float64)
     found = forward(large.spec, dict(large.weights), np.tile(inputs, (1, 2, 3, 1)))["logits"]
     np.testing.assert_allclose(found, forward(SPEC, WEIGHTS, inputs)["logits"], atol=1e-12)
+
+
+def test_variant_is_named_only_while_it_is_that(tmp_path: Path) -> None:
+    for name, kept in (("mixer_s32", None), ("resmlp_12", "resmlp_12")):
+        spec = variant(name).spec(image_size=32, classes=3)
+        save(tmp_path / f"{name}.safetensors", spec, initial(spec), variant=name)
+        target = tmp_path / f"{name}_64.safetensors"
+        assert _run(tmp_path / f"{name}.safetensors", target, "--resolution", "64").exit_code == 0
+        assert load(target).variant == kept
 
 
 def test_other_resolution_is_refused_and_names_the_way(source: Path) -> None:

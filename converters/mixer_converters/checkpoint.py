@@ -178,6 +178,7 @@ def at_resolution(
     return dataclasses.replace(
         checkpoint,
         spec=spec,
+        variant=variant_of(spec),  # a Mixer's token mixing is wider than its variant's now
         weights=weights,
         tensors=tensors,
         match=find_match(tensors, spec, str(checkpoint.path)),
