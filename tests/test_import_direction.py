@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
         "ml_dtypes",
         "onnx",
         "onnx_ir",
+        "onnxruntime",
         "rich",
         "safetensors",
         "typer",
