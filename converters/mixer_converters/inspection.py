@@ -82,10 +82,14 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
             checkpoint = None
     except FileError as error:
         problem = str(error)
-    held = {} if checkpoint is None else {
-        checkpoint.match.keys[plain(entry.foreign)]: entry.canonical
-        for entry in checkpoint.match.entries
-    }
+    held = (
+        {}
+        if checkpoint is None
+        else {
+            checkpoint.match.keys[plain(entry.foreign)]: entry.canonical
+            for entry in checkpoint.match.entries
+        }
+    )
     tensors = tuple(_measured(n, t, held.get(n, ())) for n, t in contents.tensors.items())
     return Inspection(
         path=path,
@@ -98,9 +102,12 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
 
 def _measured(name: str, tensor: Stored, canonical: tuple[str, ...]) -> Tensor:
     array = tensor.read()
-    values = array.astype(np.float64).reshape(-1)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        values = array.astype(np.float64).reshape(-1)
     finite = values[np.isfinite(values)]
-    numbers = (finite.min(), finite.max(), finite.mean(), finite.std()) if finite.size else (None,) * 4
+    numbers = (
+        (finite.min(), finite.max(), finite.mean(), finite.std()) if finite.size else (None,) * 4
+    )
     minimum, maximum, mean, deviation = (None if n is None else float(n) for n in numbers)
     return Tensor(
         name=name,
@@ -181,9 +188,10 @@ def _difference(
         return Difference(name=name, what=f"shapes {list(a.shape)} and {list(b.shape)}")
     if a.dtype == b.dtype and a.tobytes() == b.tobytes():
         return None
-    x, y = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        x, y = a.astype(np.float64), b.astype(np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
-    gap, length = np.where(finite, x - np.where(finite, y, x), 0.0), np.linalg.norm(x[finite])
+    gap, length = x[finite] - y[finite], np.linalg.norm(x[finite])
     what = "values" if a.dtype == b.dtype else f"dtypes {a.dtype.name} and {b.dtype.name}"
     return Difference(
         name=name,

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mixer_spec.errors import FileError
+from mixer_spec.errors import FileError, SpecError
 from mixer_spec.model import ModelSpec
 from mixer_spec.shapes import Image
 
@@ -78,7 +78,9 @@ def find_match(tensors: Mapping[str, Stored], spec: ModelSpec | None, where: str
     """
     if len(tensors) > _MOST_NAMES:
         raise FileError(where, f"holds {len(tensors)} tensors; expected those of a model")
-    found = [m for keys, prefix in _unwrapped(tensors) for m in _matches(keys, prefix, tensors, spec)]
+    found = [
+        m for keys, prefix in _unwrapped(tensors) for m in _matches(keys, prefix, tensors, spec)
+    ]
     if not found:
         raise FileError(where, _nearest(tensors))
     prefixes = {match.prefix for match in found}
@@ -108,7 +110,7 @@ def _unwrapped(tensors: Mapping[str, Stored]) -> Iterator[tuple[dict[str, str], 
                     if name.startswith(f"{wrapper}.")
                 }
                 if inner:
-                    waiting.append((inner, f"{prefix}{wrapper}/"))
+                    waiting.append((inner, f"{prefix}{wrapper.replace('.', '/')}/"))
 
 
 def _matches(
@@ -236,13 +238,16 @@ def holds(layout: Layout, spec: ModelSpec) -> bool:
         return False
     shapes = {name: parameter.shape for name, parameter in spec.parameters().items()}
     assert isinstance(spec.input, Image)  # as all of the families
-    found = infer_spec(
-        shapes,
-        semantics_of(spec),
-        where=layout.name,
-        image_size=(spec.input.height, spec.input.width),
-        heads=known_sizes(spec).get("heads"),
-    )
+    try:
+        found = infer_spec(
+            shapes,
+            semantics_of(spec),
+            where=layout.name,
+            image_size=(spec.input.height, spec.input.width),
+            heads=known_sizes(spec).get("heads"),
+        )
+    except SpecError:
+        return False  # weights of these names, but of no model of the family
     return same_but_for_semantics(found, spec)
 
 

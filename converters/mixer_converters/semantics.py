@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,8 +17,6 @@ from mixer_spec.shapes import TokenIds
 from mixer_spec.weights import Weights
 
 _CHEAP = 40_000_000_000  # multiply-adds of a forward pass that takes some seconds in float64
-
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +96,7 @@ def effect_on_logits(spec: ModelSpec, other: ModelSpec, weights: Weights) -> flo
 
     Returns:
         The distance for one input of noise, or ``None`` if the model is too large to run here, or
-        gives no logits (a head of zeros).
+        gives no finite logits, or zeros.
     """
     if spec.multiply_adds > _CHEAP:
         return None
@@ -107,6 +105,7 @@ def effect_on_logits(spec: ModelSpec, other: ModelSpec, weights: Weights) -> flo
         inputs = generator.integers(spec.input.vocabulary, size=(1, *spec.input.shape))
     else:
         inputs = generator.uniform(-1.0, 1.0, (1, *spec.input.shape))
-    one, two = (forward(s, weights, inputs)["logits"] for s in (spec, other))
-    length = float(np.linalg.norm(one))
-    return float(np.linalg.norm(one - two)) / length if length else None
+    with np.errstate(all="ignore"):  # weights may hold NaN, which is no business of this
+        one, two = (forward(s, weights, inputs)["logits"] for s in (spec, other))
+        distance = float(np.linalg.norm(one - two)) / float(np.linalg.norm(one) or np.nan)
+    return distance if math.isfinite(distance) else None

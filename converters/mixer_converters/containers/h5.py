@@ -74,7 +74,9 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
             group.attrs["weight_names"] = [name.encode() for name in own]
             for name in names:
                 array = contiguous(tensors[name])
-                file.create_dataset(name, data=array.view("V2") if array.dtype == BFLOAT16 else array)
+                file.create_dataset(
+                    name, data=array.view("V2") if array.dtype == BFLOAT16 else array
+                )
 
 
 def _layer(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixer_spec.errors import FileError, MixerSpecError
 from mixer_spec.extras import load_or_name_extra
 
 from .contents import Contents, Stored
@@ -21,7 +22,15 @@ def read(path: Path) -> Contents:
         FileError: if it is no such file, or its weights are not those it was written with.
         MissingExtraError: if onnx is not installed.
     """
-    return load_or_name_extra(str(path), functools.partial(_read, path))
+    try:
+        return load_or_name_extra(str(path), functools.partial(_read, path))
+    except (TypeError, ValueError, KeyError) as error:
+        if isinstance(error, MixerSpecError):
+            raise
+        # protobuf lets bytes that are no text through, and onnx falls over them.
+        raise FileError(
+            str(path), f"is not a whole ONNX file, got: {error!r}; get the file again"
+        ) from None
 
 
 def _read(path: Path) -> Contents:

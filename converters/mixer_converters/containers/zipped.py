@@ -112,7 +112,7 @@ def members(path: Path) -> tuple[dict[str, Member], dict[str, str]]:
     found: dict[str, Member] = {}
     problems = []
     for info in infos:
-        if info.is_dir():
+        if info.filename.endswith("/"):
             continue
         offset = _data_offset(memory, info)
         if info.filename in found:
@@ -176,7 +176,5 @@ def _too_much(found: Mapping[str, Member], size: int) -> list[str]:
         return [f"its members overlap; expected at most {size} bytes of them, got {stored}"]
     allowed = _ALLOWANCE + _RATIO * size
     if declared > allowed:
-        return [
-            f"it would inflate beyond reason; expected at most {allowed} bytes, got {declared}"
-        ]
+        return [f"it would inflate beyond reason; expected at most {allowed} bytes, got {declared}"]
     return []

@@ -24,7 +24,6 @@ from mixer_spec.layers import (
     PatchEmbed,
     PositionEmbedding,
     Residual,
-    Silu,
     SpatialGate,
     TakeToken,
     TokenDense,
@@ -64,7 +63,9 @@ def infer_spec(
     except (KeyError, IndexError, ValueError) as error:
         if isinstance(error, MixerSpecError):
             raise SpecError(where, error.problems) from None
-        raise SpecError(where, f"its shapes make no model of a known family, got: {error!r}") from None
+        raise SpecError(
+            where, f"its shapes make no model of a known family, got: {error!r}"
+        ) from None
     expected = {name: parameter.shape for name, parameter in spec.parameters().items()}
     wrong = [n for n in {**expected, **shapes} if expected.get(n) != shapes.get(n)]
     if wrong:
@@ -195,9 +196,7 @@ def _published_heads(channels: int, depth: int) -> int:
     )
 
 
-def _image(
-    tokens: int, patch: tuple[int, int], rgb: int, image_size: ImageSize | None
-) -> Image:
+def _image(tokens: int, patch: tuple[int, int], rgb: int, image_size: ImageSize | None) -> Image:
     if image_size is not None:
         height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
         if (height // patch[0]) * (width // patch[1]) != tokens:

@@ -61,9 +61,7 @@ class Entry:
         found = moved.inverse.shape(shape, self._known(known, moved, shape))
         return found[1:] if len(self.canonical) > 1 else found
 
-    def to_foreign(
-        self, arrays: Sequence[NDArray[Any]], known: Mapping[str, int]
-    ) -> NDArray[Any]:
+    def to_foreign(self, arrays: Sequence[NDArray[Any]], known: Mapping[str, int]) -> NDArray[Any]:
         """The foreign tensor; a view where there is one canonical tensor."""
         moved = rearrangement(self.how)
         array = np.stack(arrays) if len(self.canonical) > 1 else arrays[0]
@@ -152,16 +150,19 @@ class Layout:
         return min(max(numbers) + 1, len(names))
 
     def shapes(self, spec: ModelSpec) -> dict[str, Shape] | None:
-        """The shape of every foreign tensor of ``spec``; ``None`` if a weight has no row."""
+        """The shape of every foreign tensor of ``spec``; ``None`` if a weight fits no row."""
         parameters = spec.parameters()
         entries = list(self.entries(spec.depth))
         if sorted(n for e in entries for n in e.canonical) != sorted(parameters):
             return None
         known = known_sizes(spec)
-        return {
-            entry.foreign: entry.foreign_shape(parameters[entry.canonical[0]].shape, known)
-            for entry in entries
-        }
+        try:
+            return {
+                entry.foreign: entry.foreign_shape(parameters[entry.canonical[0]].shape, known)
+                for entry in entries
+            }
+        except ValueError:
+            return None  # a weight of that name with other axes, as an ablation's
 
 
 def known_sizes(spec: ModelSpec) -> dict[str, int]:

@@ -112,4 +112,6 @@ def rearrangement(text: str) -> Rearrangement | None:
 
 def _side(text: str) -> Side:
     axes = re.findall(r"\(([a-z_ ]+)\)|([a-z_]+|1)", text)
-    return tuple(tuple(group.split()) if group else () if one == "1" else (one,) for group, one in axes)
+    return tuple(
+        tuple(group.split()) if group else () if one == "1" else (one,) for group, one in axes
+    )
