@@ -178,7 +178,7 @@ def test_a_target_that_is_there_is_left_alone_unless_overwritten(tmp_path: Path)
 
 def test_a_layout_that_cannot_hold_the_architecture_is_refused(tmp_path: Path) -> None:
     canonical.save(tmp_path / "a.safetensors", SPECS["gmixer"], odd_weights(SPECS["gmixer"]))
-    with pytest.raises(FileError, match="cannot hold this architecture.*timm"):
+    with pytest.raises(FileError, match=r"cannot hold this architecture.*timm"):
         convert(tmp_path / "a.safetensors", tmp_path / "b.npz", to="google")
     with pytest.raises(FileError, match="say it with --to"):
         convert(tmp_path / "a.safetensors", tmp_path / "b.pth")

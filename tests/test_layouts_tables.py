@@ -91,7 +91,7 @@ def test_a_rearrangement_and_its_inverse_are_the_identity_bit_for_bit() -> None:
         moved = rearrangement(text)
         assert moved is not None
         words = sorted({word for axis in moved.before for word in axis})
-        sizes = {word: size for word, size in zip(words, (2, 3, 5, 7), strict=False)}
+        sizes = dict(zip(words, (2, 3, 5, 7), strict=False))
         shape = [int(np.prod([sizes[w] for w in axis])) for axis in moved.before]
         array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
         there = moved(array, sizes)

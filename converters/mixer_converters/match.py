@@ -141,8 +141,10 @@ def _nearest(tensors: Mapping[str, Stored]) -> list[str]:
     if best is None or best[0] < 0.3:
         names = sorted({layout.name for layout in LAYOUTS})
         return [
-            f"its names are those of no layout; expected one of {', '.join(names)} or {CANONICAL}, "
-            f"got {sorted(tensors)[:5]}"
+            (
+                f"its names are those of no layout; expected one of {', '.join(names)} or "
+                f"{CANONICAL}, got {sorted(tensors)[:5]}"
+            )
         ]
     _, layout, missing, foreign = best
     lines = [f"its names are nearly those of {layout.name} ({'/'.join(layout.families)})"]
@@ -164,7 +166,8 @@ def canonical_shapes(
     Raises:
         FileError: with every tensor whose axes are not those of its row.
     """
-    shapes, problems = {}, []
+    shapes: dict[str, tuple[int, ...]] = {}
+    problems = []
     for entry in match.entries:
         stored = tensors[match.keys[plain(entry.foreign)]]
         try:

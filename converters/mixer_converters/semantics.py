@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixer_spec._fields import Checked
 from mixer_spec.layers import Gelu, LayerNorm, SpatialGate
@@ -35,7 +36,8 @@ class Semantics:
 
     def within(self, spec: ModelSpec) -> ModelSpec:
         """``spec`` with these choices in place of its own."""
-        return _replaced(spec, self, self.epsilon)
+        changed: ModelSpec = _replaced(spec, self, self.epsilon)
+        return changed
 
     def __str__(self) -> str:
         gelu = {"tanh": "tanh GELU", "none": "erf GELU"}[self.gelu]
@@ -102,7 +104,9 @@ def effect_on_logits(spec: ModelSpec, other: ModelSpec, weights: Weights) -> flo
         return None
     generator = np.random.default_rng(0)
     if isinstance(spec.input, TokenIds):
-        inputs = generator.integers(spec.input.vocabulary, size=(1, *spec.input.shape))
+        inputs: NDArray[Any] = generator.integers(
+            spec.input.vocabulary, size=(1, *spec.input.shape)
+        )
     else:
         inputs = generator.uniform(-1.0, 1.0, (1, *spec.input.shape))
     with np.errstate(all="ignore"):  # weights may hold NaN, which is no business of this

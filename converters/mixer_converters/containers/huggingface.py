@@ -107,7 +107,7 @@ def timm_config(
     config = {
         "architecture": ARCHITECTURES.get(variant, f"{variant}_224"),
         "num_classes": spec.classes,
-        "num_features": next(spec.nodes()).outgoing.shape[1],
+        "num_features": spec.parameters()["stem.bias"].size,
         "global_pool": "token" if is_vit else "avg",
         "pretrained_cfg": settings,
     }

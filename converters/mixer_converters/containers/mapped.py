@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +35,10 @@ def view(
     offset: int,
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
-    order: str = "C",
+    order: Literal["C", "F"] = "C",
 ) -> NDArray[Any]:
     """A tensor in place; a copy only where its writer left it unaligned."""
     if not math.prod(shape):
         return np.empty(shape, dtype)
-    array: NDArray[Any] = np.ndarray(shape, dtype, memory, offset, order=order)  # type: ignore[call-overload]
+    array: NDArray[Any] = np.ndarray(shape, dtype, memory, offset, order=order)
     return array if array.flags.aligned else array.copy(order="K")

@@ -54,6 +54,10 @@ _NUMBER = {
 _CONSTANT = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
+class _Malformed(ValueError):
+    """What is no msgpack of Flax."""
+
+
 class _Extension:
     """An extension's number and its bytes' place."""
 
@@ -73,7 +77,7 @@ class _Reader:
         """Move over ``length`` bytes; where they begin."""
         begin = self.at
         if length > self.end - begin:
-            raise ValueError(f"{length} bytes expected at {begin}, {self.end - begin} are left")
+            raise _Malformed(f"{length} bytes expected at {begin}, {self.end - begin} are left")
         self.at += length
         return begin
 
@@ -85,7 +89,7 @@ class _Reader:
     def value(self, depth: int = 0) -> Any:
         """The value here: a dict, list, string or bytes, number, constant or extension."""
         if depth > _DEEPEST:
-            raise ValueError(f"nested deeper than {_DEEPEST}")
+            raise _Malformed(f"nested deeper than {_DEEPEST}")
         first = self.memory[self.take(1)]
         if first < 0x80:
             return first
@@ -112,7 +116,7 @@ class _Reader:
             return struct.unpack_from(format_, self.memory, begin)[0]
         if first in _CONSTANT:
             return _CONSTANT[first]
-        raise ValueError(f"no msgpack value begins with {first:#04x}, at {self.at - 1}")
+        raise _Malformed(f"no msgpack value begins with {first:#04x}, at {self.at - 1}")
 
     def _map(self, count: int, depth: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -120,14 +124,14 @@ class _Reader:
             key = self.value(_DEEPEST)  # a scalar: nothing nests in a key
             name = key.text() if isinstance(key, _Bytes) else str(key)
             if name in found:
-                raise ValueError(f"the key {name!r} stands twice")
+                raise _Malformed(f"the key {name!r} stands twice")
             found[name] = self.value(depth + 1)
         return found
 
     def _plausible(self, count: int) -> int:
         """``count`` values, each of which needs a byte."""
         if count > self.end - self.at:
-            raise ValueError(f"{count} values declared, {self.end - self.at} bytes are left")
+            raise _Malformed(f"{count} values declared, {self.end - self.at} bytes are left")
         return count
 
 
@@ -142,7 +146,7 @@ class _Bytes:
     def text(self) -> str:
         """The characters; short, since keys and dtypes are."""
         if self.end - self.begin > 1000:
-            raise ValueError(f"a name of {self.end - self.begin} bytes")
+            raise _Malformed(f"a name of {self.end - self.begin} bytes")
         return self.memory[self.begin : self.end].decode()
 
 
@@ -157,9 +161,9 @@ def read(path: Path) -> Contents:
     try:
         tree = reader.value()
         if not isinstance(tree, dict):
-            raise ValueError(f"expected a map, got {type(tree).__name__}")
+            raise _Malformed(f"expected a map, got {type(tree).__name__}")
         if reader.at != len(memory):
-            raise ValueError(f"{len(memory) - reader.at} bytes behind the end")
+            raise _Malformed(f"{len(memory) - reader.at} bytes behind the end")
         tensors: dict[str, Stored] = {}
         _flatten(tree, "", memory, tensors)
     except (ValueError, RecursionError) as error:
@@ -172,14 +176,14 @@ def read(path: Path) -> Contents:
 def _flatten(tree: Any, name: str, memory: mmap.mmap, tensors: dict[str, Stored]) -> None:
     if isinstance(tree, dict):
         if "__msgpack_chunked_array__" in tree:
-            raise ValueError(f"{name} is an array of more than 1 GiB in chunks, which no model has")
+            raise _Malformed(f"{name} is an array of more than 1 GiB in chunks, which no model has")
         for key, value in tree.items():
             _flatten(value, f"{name}/{key}" if name else key, memory, tensors)
     elif isinstance(tree, list):
         _flatten({str(i): value for i, value in enumerate(tree)}, name, memory, tensors)
     elif isinstance(tree, _Extension) and tree.code in (_NDARRAY, _SCALAR):
         if name in tensors:
-            raise ValueError(f"two arrays are called {name!r}")
+            raise _Malformed(f"two arrays are called {name!r}")
         tensors[name] = _array(tree, name, memory)
 
 
@@ -192,11 +196,11 @@ def _array(found: _Extension, name: str, memory: mmap.mmap) -> Stored:
             if dtype is not None and len(shape) == len(sizes) <= 32:
                 expected = math.prod(shape) * dtype.itemsize
                 if values.end - values.begin != expected:
-                    raise ValueError(f"{name}: {expected} bytes expected for {list(shape)}")
+                    raise _Malformed(f"{name}: {expected} bytes expected for {list(shape)}")
                 return Stored(
                     shape, dtype, functools.partial(view, memory, values.begin, dtype, shape)
                 )
-    raise ValueError(f"{name} is no array of numbers")
+    raise _Malformed(f"{name} is no array of numbers")
 
 
 def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import io
 import math
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,13 @@ from .mapped import view
 from .zipped import Member, comment, members
 
 _LONGEST_HEADER = 10_000
+Order = Literal["C", "F"]
+
+# NumPy reads the header as a Python literal, which can fail in all the ways that parsing can.
+_LITERAL_ERRORS = (
+    *(ValueError, SyntaxError, TypeError, LookupError, ArithmeticError),
+    *(RecursionError, MemoryError, tokenize.TokenError),
+)
 
 
 def read(path: Path) -> Contents:
@@ -49,7 +57,7 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
             # A fixed date, so that equal weights make equal files.
             info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
             with archive.open(info, "w", force_zip64=True) as file:
-                np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+                np.lib.format.write_array_header_1_0(file, header)
                 file.write(raw(array) if array.size else b"")
 
 
@@ -61,7 +69,7 @@ def _stored(member: Member) -> Stored:
             raise ValueError(f"npy version {version}")
         parse = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
         shape, fortran, dtype = parse[version[0]](head, max_header_size=_LONGEST_HEADER)
-    except Exception as error:  # NumPy evaluates the header as a literal, which can fail anyhow
+    except _LITERAL_ERRORS as error:
         raise FileError(
             str(member.path), f"{member.name} is not a whole npy file, got: {error}"
         ) from None
@@ -69,7 +77,7 @@ def _stored(member: Member) -> Stored:
     problem = _broken_rule(shape, dtype, member.size - begin)
     if problem:
         raise FileError(str(member.path), f"{member.name}: {problem}")
-    order = "F" if fortran else "C"
+    order: Order = "F" if fortran else "C"
     make = functools.partial(_array, member, begin, dtype, shape, order)
     return Stored(shape, BFLOAT16 if dtype.str == "|V2" else dtype, make)
 
@@ -85,13 +93,13 @@ def _broken_rule(shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> str
 
 
 def _array(
-    member: Member, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...], order: str
+    member: Member, begin: int, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order
 ) -> NDArray[Any]:
     if member.compressed:
-        flat = np.frombuffer(bytearray(member.bytes()), dtype, offset=begin)
-        array = flat.reshape(shape, order=order)  # type: ignore[call-overload]
+        flat = np.frombuffer(bytearray(member.whole()), dtype, offset=begin)
+        array = flat.reshape(shape, order=order)
     else:
         member.check()
         array = view(member.memory, member.offset + begin, dtype, shape, order)
-    native = array.view(BFLOAT16) if dtype.str == "|V2" else array
+    native: NDArray[Any] = array.view(BFLOAT16) if dtype.str == "|V2" else array
     return native.astype(native.dtype.newbyteorder("="), copy=False)

@@ -38,11 +38,11 @@ def read(path: Path) -> Contents:
         raise FileError(str(path), "is no file of torch.save: it needs one data.pkl of its size")
     folder = pickles[0].removesuffix("data.pkl")
     order = found.get(f"{folder}byteorder")
-    if order is not None and order.bytes() != b"little":
+    if order is not None and order.whole() != b"little":
         raise FileError(str(path), "was written on a big-endian machine; save it on another")
     tensors: dict[str, Stored] = {}
     try:
-        _flatten(torch_pickle.load(found[pickles[0]].bytes()), "", folder, found, tensors)
+        _flatten(torch_pickle.load(found[pickles[0]].whole()), "", folder, found, tensors)
     except (ValueError, RecursionError) as error:
         raise FileError(
             str(path),
@@ -80,7 +80,7 @@ def _stored(tensor: TensorView, name: str, folder: str, found: Mapping[str, Memb
 
 def _array(member: Member, tensor: TensorView, dtype: np.dtype[Any]) -> NDArray[Any]:
     if member.compressed:
-        flat = np.frombuffer(bytearray(member.bytes()), dtype)
+        flat = np.frombuffer(bytearray(member.whole()), dtype)
     else:
         member.check()
         flat = view(member.memory, member.offset, dtype, (tensor.storage.size,))
@@ -123,7 +123,8 @@ def _pickle(tensors: Mapping[str, Stored]) -> bytes:
     parts = [b"\x80\x02ccollections\nOrderedDict\n)R("]
     for number, (name, tensor) in enumerate(tensors.items()):
         dtype = tensor.dtype.newbyteorder("<")
-        shape, strides, step = tensor.shape, [], 1
+        shape, step = tensor.shape, 1
+        strides: list[int] = []
         for size in reversed(shape):
             strides.insert(0, step)
             step *= size

@@ -48,6 +48,10 @@ class TensorView:
     strides: tuple[int, ...]
 
 
+class Refused(ValueError):
+    """A pickle that is damaged, or does more than make tensors."""
+
+
 class _Name(str):
     """A class or function that a pickle names."""
 
@@ -65,12 +69,12 @@ def load(data: bytes) -> Any:
     """Nested dicts, lists and tuples of :class:`TensorView`, numbers, strings and None.
 
     Raises:
-        ValueError: if the pickle does anything else, or is damaged.
+        Refused: if the pickle does anything else, or is damaged.
     """
     try:
         return _Machine().run(data)
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"a pickle that does not add up: {error!r}") from None
+        raise Refused(f"a pickle that does not add up: {error!r}") from None
 
 
 class _Machine:
@@ -83,15 +87,15 @@ class _Machine:
     def run(self, data: bytes) -> Any:
         for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
             if count > _MOST_STEPS:
-                raise ValueError("a pickle of more instructions than any model needs")
+                raise Refused("a pickle of more instructions than any model needs")
             name = instruction.name
             if name == "STOP":
                 return self.stack.pop()
             step = _STEPS.get(name)
             if step is None:
-                raise ValueError(f"the instruction {name}, which no weights need")
+                raise Refused(f"the instruction {name}, which no weights need")
             step(self, argument)
-        raise ValueError("a pickle without an end")
+        raise Refused("a pickle without an end")
 
     def since_mark(self) -> list[Any]:
         found = []
@@ -123,17 +127,17 @@ class _Machine:
         values = self.since_mark() if many else [self.stack.pop(), self.stack.pop()][::-1]
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise ValueError("entries for what is no dict")
+            raise Refused("entries for what is no dict")
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, str | int) or key in target:
-                raise ValueError(f"the key {key!r} twice, or no key")
+                raise Refused(f"the key {key!r} twice, or no key")
             target[key] = value
 
     def append(self, many: bool) -> None:
         values = self.since_mark() if many else [self.stack.pop()]
         target = self.stack[-1]
         if not isinstance(target, list):
-            raise ValueError("values for what is no list")
+            raise Refused("values for what is no list")
         target.extend(values)
 
     def storage(self, _: Any) -> None:
@@ -141,22 +145,22 @@ class _Machine:
             case ("storage", _Name() as kind, str(key), str(), int(size)):
                 dtype = DTYPES.get(kind.removeprefix("torch."))
                 if dtype is None or size < 0:
-                    raise ValueError(f"a storage of {kind}")
+                    raise Refused(f"a storage of {kind}")
                 self.push(Storage(dtype, str(key), size))
             case other:
-                raise ValueError(f"a reference to {str(other)[:60]}")
+                raise Refused(f"a reference to {str(other)[:60]}")
 
     def call(self, _: Any) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, _Name):
-            raise ValueError("a call of what is no function")
+            raise Refused("a call of what is no function")
         self.push(_call(function, arguments))
 
     def build(self, _: Any) -> None:
         """Attributes of an object: ``state_dict`` hangs its ``_metadata`` on its dict."""
         self.stack.pop()
         if not isinstance(self.stack[-1], dict):
-            raise ValueError("attributes of what is no dict")
+            raise Refused("attributes of what is no dict")
 
 
 def _call(function: str, arguments: Any) -> Any:
@@ -170,11 +174,11 @@ def _call(function: str, arguments: Any) -> Any:
         ):
             sizes = (offset, *shape, *strides)
             if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in sizes):
-                raise ValueError("a tensor of odd shape")
+                raise Refused("a tensor of odd shape")
             return TensorView(storage, offset, shape, strides)
         case ("torch._utils._rebuild_parameter", (TensorView() as tensor, bool(), dict())):
             return tensor
-    raise ValueError(
+    raise Refused(
         f"a call of {function}, which is not one of those that make tensors; nothing was executed"
     )
 

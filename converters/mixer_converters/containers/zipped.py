@@ -63,7 +63,7 @@ class Member:
         with memoryview(self.memory) as whole:
             self._check(zlib.crc32(whole[self.offset : self.offset + self.stored]))
 
-    def bytes(self) -> bytes:
+    def whole(self) -> bytes:
         """All of it, checked.
 
         Raises:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..containers import ENDINGS
-from ..provenance import PUBLISHED
+from mixer_converters.containers import ENDINGS
+from mixer_converters.provenance import PUBLISHED
+
 from . import LAYOUTS, Layout
 
 _HEAD = """# Layouts of weights

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mixer_converters.semantics import Semantics, same_but_for_semantics
 from mixer_spec import blocks, families
 from mixer_spec.errors import MixerSpecError, SpecError
-from mixer_spec.families import ImageSize
 from mixer_spec.layers import (
     Affine,
     Attention,
@@ -29,10 +29,9 @@ from mixer_spec.layers import (
     TokenDense,
 )
 from mixer_spec.model import ModelSpec
-from mixer_spec.shapes import Image
+from mixer_spec.patches import repeated
+from mixer_spec.shapes import Image, ImageSize
 from mixer_spec.variants import VARIANTS
-
-from ..semantics import Semantics, same_but_for_semantics
 
 Shapes = Mapping[str, tuple[int, ...]]
 _ERF = Gelu(approximation="none")
@@ -123,7 +122,7 @@ def _infer(shapes: Shapes, image_size: ImageSize | None, heads: int | None) -> M
         input=_image(tokens, (rows, columns), rgb, image_size),
         stem=PatchEmbed(patch=(rows, columns), features=channels),
         embeddings=embeddings,
-        stages=families.repeated(block, depth),
+        stages=repeated(block, depth),
         norm=norm,
         pool=pool,
         head=Head(classes=classes),

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixer_converters.semantics import Semantics
 from mixer_spec.layers import Attention
 from mixer_spec.model import ModelSpec
 
-from ..semantics import Semantics
 from .rearrange import Rearrangement, rearrangement
 
 Row = tuple[str | tuple[str, ...], str, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..semantics import Semantics
+from mixer_converters.semantics import Semantics
 
 _GELU = {"tanh": "torch.nn.GELU, approximate='tanh'", "none": "torch.nn.GELU"}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..semantics import Semantics
+from mixer_converters.semantics import Semantics
+
 from .layout import Layout, Row
 from .rearrange import SAME
 from .timm_arguments import timm_arguments
