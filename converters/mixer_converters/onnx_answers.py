@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from mixer_spec.errors import InputError
@@ -32,7 +31,11 @@ def draw_answers(
                 "write the canonical file with labels",
             )
         best = drawing.op("ArgMax", logits, name="/class_name/ArgMax", axis=-1, keepdims=0)
-        words = drawing.initializer("/class_name/labels", np.array(list(labels), object))
+        name = "/class_name/labels"
+        strings = ir.StringTensor(
+            [label.encode() for label in labels], shape=ir.Shape([len(labels)])
+        )
+        words = drawing.initializers[name] = ir.val(name, const_value=strings)
         found = drawing.op("Gather", words, best, name="/class_name/Gather", axis=0)
         outputs.append(_named(found, "class_name", ir.DataType.STRING, ir.Shape(("batch",))))
     return outputs

@@ -242,8 +242,7 @@ def _part(
     graph = made.graph
     known = {value.name: value for value in [*graph.input, *graph.output, *graph.value_info]}
     nodes = [node for node in graph.node if node.name.startswith("/preprocess/") == front]
-    used = {name for node in nodes for name in node.input}
-    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    tensors = [t for t in graph.initializer if t.name.startswith("/preprocess/") == front]
     for field, kept in (
         (graph.node, nodes),
         (graph.initializer, tensors),

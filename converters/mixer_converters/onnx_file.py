@@ -96,7 +96,7 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
     if numbers.startswith("int8"):
         _check_stored(proto, strings, path)
     else:
-        data_path = _check_weights(proto, metadata, path)
+        data_path = _check_weights(proto, metadata, path, numbers)
     return OnnxFile(
         **metadata.fields(),
         path=path,
@@ -197,7 +197,9 @@ def _parse(path: Path) -> onnx.ModelProto:
         ) from None
 
 
-def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Path | None:
+def _check_weights(
+    proto: onnx.ModelProto, metadata: Metadata, path: Path, numbers: str
+) -> Path | None:
     """Compare names, places and bytes of the weights; where they lie, if outside the graph."""
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     parameters = metadata.spec.parameters()
@@ -212,7 +214,10 @@ def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Pa
     if outside is None:
         moved = []
         found = digest(
-            {name: _inline(tensors[name], parameters[name].shape, path) for name in parameters}
+            {
+                name: _inline(tensors[name], parameters[name].shape, path, numbers)
+                for name in parameters
+            }
         )
     else:
         file = canonical.load(outside)
@@ -234,14 +239,19 @@ def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Pa
     return outside
 
 
-def _inline(tensor: onnx.TensorProto, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
+def _inline(
+    tensor: onnx.TensorProto, shape: tuple[int, ...], path: Path, numbers: str
+) -> NDArray[Any]:
     """The weight in its canonical axes; the graph may hold the same bytes under others."""
     dtype = _DTYPES.get(tensor.data_type)
     raw, values = tensor.raw_data, math.prod(shape)
-    if dtype is None or len(raw) != dtype.itemsize * values:
+    # Norms are in float32 whatever the rest is in.
+    known = dtype is not None and dtype.name in ("float32", numbers)
+    if dtype is None or not known or len(raw) != dtype.itemsize * values:
+        half = "" if numbers == "float32" else f" or {numbers.upper()}"
         raise FileError(
             str(path),
-            f"{tensor.name} must be {list(shape)} in FLOAT ({4 * values} bytes) or half of that, "
+            f"{tensor.name} must be {list(shape)} in FLOAT{half} ({4 * values} bytes), "
             f"got {list(tensor.dims)} in {onnx.TensorProto.DataType.Name(tensor.data_type)} "
             f"({len(raw)} bytes); export it again",
         )

@@ -8,6 +8,7 @@ two counts, and OpenVINO's and TensorRT's by more.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,10 +81,7 @@ def draw_preprocessing(
         rows = _matrix(draw, height, how)
         columns = draw.op("Transpose", _matrix(draw, width, how), perm=(1, 0))
         if isinstance(how, PillowResample):
-            # In 8 bits, the columns first.
-            x = draw.op("MatMul", x, columns)
-            x = draw.op("MatMul", rows, draw.whole(x))
-            x = draw.whole(x)
+            x = _in_eight_bits(draw, x, rows, columns, _rows_first(draw, height, width))
         else:
             x = draw.op("MatMul", draw.op("MatMul", rows, x), columns)
             if how.values == "truncated":
@@ -129,17 +127,52 @@ class _Draw:
         return self.op("Clip", x, self.float32(0), self.float32(255))
 
 
+def _rows_first(draw: _Draw, height: _Axis, width: _Axis) -> ir.Value:
+    """Whether Pillow resizes the rows first: from 13.0, where the height shrinks far more.
+
+    Source:
+        python-pillow/Pillow#9549; the condition is fitted to what 13.0 does.
+    """
+    fewer_rows = draw.op("Sub", height.old, height.new)
+    fewer_columns = draw.op("Sub", width.old, width.new)
+    twice = draw.op("Mul", fewer_columns, draw.float64(2.0))
+    far_more = draw.op("Greater", fewer_rows, twice)
+    return draw.op("And", far_more, draw.op("Greater", fewer_rows, draw.float64(0.0)))
+
+
+def _in_eight_bits(
+    draw: _Draw, x: ir.Value, rows: ir.Value, columns: ir.Value, rows_first: ir.Value
+) -> ir.Value:
+    """Both passes, each rounded to 8 bits; only the branch for their order is computed."""
+
+    def branch(name: str, *, first_rows: bool) -> ir.Graph:
+        inner = _Draw(dataclasses.replace(draw.drawing, nodes=[]))
+        y = x
+        for over_rows in (first_rows, not first_rows):
+            y = inner.op("MatMul", rows, y) if over_rows else inner.op("MatMul", y, columns)
+            y = inner.whole(y)
+        return ir.Graph([], [y], nodes=inner.drawing.nodes, name=name)
+
+    branches = {
+        "then_branch": branch("rows_first", first_rows=True),
+        "else_branch": branch("columns_first", first_rows=False),
+    }
+    return draw.op("If", rows_first, **branches)
+
+
 @dataclass(frozen=True, slots=True)
 class _Axis:
     """One axis of the resize, in float64.
 
     Args:
         old: the photo's pixels along it, a scalar.
+        new: the resized photo's, a scalar.
         step: source pixels for each pixel of the resized photo, a scalar.
         pixels: which of the resized photo's pixels are kept, ``[pixel, 1]``.
     """
 
     old: ir.Value
+    new: ir.Value
     step: ir.Value
     pixels: ir.Value
 
@@ -171,6 +204,7 @@ def _source_pixels(
     height, width = (
         _Axis(
             length,
+            new,
             draw.op("Div", length, new),
             draw.op("Add", draw.constant(np.arange(size, dtype=np.float64)[:, None]), offset),
         )
