@@ -11,7 +11,7 @@ PYTEST_FAST := OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint format bench clean
+.PHONY: help demo test test-fast fuzz lint format bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: lint ## Lint, types and every test, large models included
 
 test-fast: $(INSTALLED) ## The tests without the large models
 	$(PYTEST_FAST)
+
+fuzz: $(INSTALLED) ## 100,000 damaged files through every reader; for the night
+	OMP_NUM_THREADS=1 MIXER_FUZZ_CASES=100000 $(PYTEST) -n 2 tests/test_readers_fuzz.py
 
 lint: $(INSTALLED) ## Ruff and mypy
 	$(BIN)/ruff check
@@ -47,7 +50,7 @@ $(LOCKED): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(PYTHON) must be Python 3.11 or later; try make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-dev.lock
 	@touch $@
 
 $(INSTALLED): $(LOCKED) pyproject.toml

@@ -63,8 +63,8 @@ def save(weights: Weights, accuracy: float, folder: Path) -> None:
     """Write ``digits.safetensors``, and ``digits.onnx`` from what it holds."""
     import jax
 
-    from mixer_converters import load as load_canonical
-    from mixer_converters import save as save_canonical
+    from mixer_converters.canonical import load as load_canonical
+    from mixer_converters.canonical import save as save_canonical
     from mixer_converters.onnx_export import export_onnx
 
     provenance = {
@@ -89,7 +89,7 @@ def save(weights: Weights, accuracy: float, folder: Path) -> None:
 
 def run_everywhere(folder: Path, pixels: Array) -> dict[str, Array]:
     """The logits ``[example, class]`` of the files in ``folder`` by framework."""
-    from mixer_converters import load as load_canonical
+    from mixer_converters.canonical import load as load_canonical
     from mixer_onnxruntime import load_onnx
 
     file = load_canonical(folder / "digits.safetensors")

@@ -12,9 +12,11 @@ Loaded = TypeVar("Loaded")
 
 EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "jax": ("jax", "flax"),
+        "h5": ("h5py",),
+        "jax": ("jax", "flax", "orbax", "tensorstore"),
         "torch": ("torch",),
         "onnx": ("onnx", "onnx_ir", "onnxruntime"),
+        "hub": ("huggingface_hub",),
         "train": ("optax", "sklearn", "matplotlib"),
     }
 )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mixer_converters import load, save
+from mixer_converters.canonical import load, save
 from mixer_converters.atomic import replacing
 from mixer_spec import FileError, families
 from mixer_spec.weights import initial
@@ -193,7 +193,7 @@ def test_one_wrong_bit_is_found_when_reading_back(
 
 WRITE_FOREVER = """
 import sys
-from mixer_converters import save
+from mixer_converters.canonical import save
 from mixer_spec import families
 from mixer_spec.weights import initial
 spec = families.mixer(

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mixer_converters import load, save
+from mixer_converters.canonical import load, save
 from mixer_converters.metadata import FORMAT_VERSION
 from mixer_spec import FileError, SpecError, WeightsError, families
 from mixer_spec.preprocess import PIPELINES

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mixer_converters import load, save
+from mixer_converters.canonical import load, save
 from mixer_converters.onnx_file import read_onnx
 from mixer_spec import ModelSpec, families, variant
 from mixer_spec.cli import main
@@ -216,6 +216,7 @@ def test_export_as_json_is_one_document(run: Run, tiny: str) -> None:
         "path": "tiny.onnx",
         "data_path": None,
         "bytes": Path("tiny.onnx").stat().st_size,
+        "numbers": "float32",
         "opset": 20,
         "ir_version": 9,
         "input": "pixel_values",
@@ -224,6 +225,9 @@ def test_export_as_json_is_one_document(run: Run, tiny: str) -> None:
         "variant": None,
         "fingerprint": TINY.fingerprint,
         "weights_digest": load(tiny).weights_digest,
+        "int8": None,
+        "certificate_path": None,
+        "certificate": None,
     }
 
 

@@ -19,12 +19,17 @@ ALLOWED: dict[str, set[str]] = {
     "mixer_spec": {"PIL", "ml_dtypes", "rich", "typer"},
     "mixer_converters": {
         "google",  # protobuf, which onnx brings
+        "h5py",
+        "huggingface_hub",
         "mixer_spec",
         "ml_dtypes",
         "onnx",
         "onnx_ir",
+        "onnxruntime",
+        "orbax",
         "rich",
         "safetensors",
+        "tensorstore",
         "typer",
     },
     "mixer_conformance": {"mixer_spec", "ml_dtypes", "rich", "typer"},
@@ -42,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
 
 FRAMEWORKS = {
     "flax",
+    "huggingface_hub",
     "jax",
     "jaxlib",
     "onnx",

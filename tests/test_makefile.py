@@ -24,7 +24,7 @@ esac
 case "$*" in *venv*) mkdir -p .venv/bin && cp python3 .venv/bin/python ;; esac
 """
 
-LOCKED = "-m pip install --quiet -r requirements-dev.lock"
+LOCKED = "-m pip install --quiet --no-deps -r requirements-dev.lock"
 EDITABLE = "-m pip install --quiet --no-deps --no-build-isolation -e ."
 CREATED = "-m venv --clear .venv"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from typer.testing import CliRunner
 
-from mixer_converters import load, save
+from mixer_converters.canonical import load, save
 from mixer_converters.onnx_export import export_onnx
 from mixer_converters.predict import classify, load_model, predict
 from mixer_spec import FileError, InputError, UnknownNameError, WeightsError, families, reference

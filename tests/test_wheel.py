@@ -248,7 +248,7 @@ def test_installed_command_line_works_without_any_framework(installed: Installed
     assert listed == list(VARIANTS)
     assert "verify" in installed.python(run, "--help")
     told = json.loads(installed.python(run, "doctor", "--json"))
-    assert told["extras"] == {"jax": False, "onnx": False, "torch": False, "train": False}
+    assert told["extras"] == dict.fromkeys(["h5", "hub", "jax", "onnx", "torch", "train"], False)
     verdicts = {backend["name"]: backend["verdict"] for backend in told["backends"]}
     expected = {"jax": "missing", "onnxruntime": "missing", "torch": "missing"}
     assert verdicts == {**expected, "reference": "good"}

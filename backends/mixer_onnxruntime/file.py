@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mixer_converters.onnx_file import OnnxFile, read_onnx
+from mixer_converters.onnx_photos import INPUT as PHOTOS
 from mixer_spec.backend import check_inputs
 from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
@@ -45,12 +47,18 @@ class OnnxFileModel:
         """The name of each class, in the order of the logits."""
         return self.file.labels
 
+    @property
+    def takes_photos(self) -> bool:
+        """Whether the graph preprocesses: ``forward`` takes uint8 photos of any size then."""
+        return self.file.input == PHOTOS
+
     def forward(self, inputs: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
         """Run a batch.
 
         Args:
             inputs: preprocessed images ``[batch, height, width, rgb]``, vectors
-                ``[batch, token, channel]`` or ids ``[batch, token]``.
+                ``[batch, token, channel]`` or ids ``[batch, token]``; for a file that takes
+                photos, uint8 ``[batch, height, width, rgb]`` of any one size.
             taps: names of outputs that the file was exported with.
 
         Returns:
@@ -59,7 +67,10 @@ class OnnxFileModel:
         Raises:
             InputError: if the inputs or taps do not fit the file.
         """
-        check_inputs(self.spec, inputs, taps)
+        if self.takes_photos:
+            _check_photos(inputs)
+        else:
+            check_inputs(self.spec, inputs, taps)
         absent = [tap for tap in taps if tap not in self.file.outputs]
         if absent:
             raise InputError(
@@ -68,6 +79,15 @@ class OnnxFileModel:
                 f"{list(self.file.outputs)}; export it again with these taps",
             )
         return self.session.run(inputs, list(dict.fromkeys([*taps, "logits"])))
+
+
+def _check_photos(photos: NDArray[Any]) -> None:
+    if photos.dtype != np.uint8 or photos.ndim != 4 or photos.shape[3] != 3 or not photos.size:
+        raise InputError(
+            "inputs",
+            "the file takes photos; expected uint8 [batch, height, width, 3] "
+            f"(batch, height, width, rgb), got {photos.dtype} {list(photos.shape)}",
+        )
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxFileModel:

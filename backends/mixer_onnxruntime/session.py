@@ -13,7 +13,11 @@ from mixer_converters.onnx_input import InputLayout
 
 Array = NDArray[Any]
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+}
 
 
 class Session:

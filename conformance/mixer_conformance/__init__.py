@@ -7,8 +7,17 @@ Example:
     True
 """
 
+from .compare import Comparison, compare
 from .report import BackendReport, Report
 from .verify import verify
 from .weights import conformance_inputs, conformance_weights
 
-__all__ = ["BackendReport", "Report", "conformance_inputs", "conformance_weights", "verify"]
+__all__ = [
+    "BackendReport",
+    "Comparison",
+    "Report",
+    "compare",
+    "conformance_inputs",
+    "conformance_weights",
+    "verify",
+]

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from mixer_spec.commands.output import table
 
+from .compare import Comparison
 from .judge import TapJudgement
 from .report import BackendReport, Report
 from .tolerance import K_MAX, K_RMS, Judgement
@@ -35,6 +36,39 @@ def print_report(out: Console, report: Report, *, every_tap: bool) -> None:
         for line in _verdict(backend):
             out.print(line, soft_wrap=True)
     out.print()
+
+
+def print_comparison(out: Console, comparison: Comparison, *, every_tap: bool) -> None:
+    """Print whether two models are the same function, and where they part.
+
+    Args:
+        out: where to.
+        comparison: what `compare` found.
+        every_tap: a row for each tap, rather than the worst of each kind.
+    """
+    if comparison.report is not None:
+        print_report(out, comparison.report, every_tap=every_tap)
+    for line in _findings(comparison):
+        out.print(line, soft_wrap=True)
+    out.print()
+
+
+def _findings(comparison: Comparison) -> Iterator[str]:
+    first, second = (escape(name) for name in comparison.names)
+    if comparison.same:
+        yield f"[green]the same function[/]: {first} and {second}"
+    else:
+        yield f"[red]NOT the same function[/]: {first} and {second}"
+    apart = comparison.logits_apart
+    if comparison.first_difference is not None:
+        yield f"  they part at [bold]{comparison.first_difference}[/]"
+    if apart is not None:
+        yield f"  logits in float64: {apart:.1e} apart, relative to the first's root mean square"
+    for difference in comparison.spec_differences:
+        yield f"  spec: {escape(difference)}"
+    count = len(comparison.other_weights)
+    some = ", ".join(comparison.other_weights[:3])
+    yield f"  weights: {f'{count} are not the same bits, as {some}' if count else 'the same bits'}"
 
 
 def print_legend(out: Console) -> None:

@@ -87,9 +87,34 @@ def verify(
     runs = []
     for backend in found:
         progress(f"running {backend.info().name}")
-        runs.append(_run(backend, spec, weights, inputs))
+        runs.append(run_backend(backend, spec, weights, inputs))
         gc.collect()  # a framework's model holds its weights in cycles
+    return report_on(
+        *(spec, weights, inputs, runs),
+        name=name,
+        seed=None if given else seed,
+        started=started,
+        progress=progress,
+    )
 
+
+def report_on(
+    spec: ModelSpec,
+    weights: Weights,
+    inputs: Array,
+    runs: Sequence[Run],
+    *,
+    name: str | None,
+    seed: int | None,
+    started: float,
+    progress: Callable[[str], None],
+) -> Report:
+    """Judge runs against the oracle of ``spec`` and ``weights``; see :func:`verify`.
+
+    Args:
+        runs: of anything that should compute the same.
+        started: what ``time.perf_counter`` gave when the work began.
+    """
     yardsticks = [Shuffled(number) for number in range(yardstick_runs(spec))]
     judged = judge(
         spec,
@@ -102,7 +127,7 @@ def verify(
     return Report(
         name=name or spec.fingerprint[:12],
         fingerprint=spec.fingerprint,
-        seed=None if given else seed,
+        seed=seed,
         batch=len(inputs),
         yardstick_runs=len(yardsticks),
         versions=_versions(),
@@ -133,8 +158,16 @@ def _versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Run:
-    """One backend loaded and run once: the taps that can be judged, and the rules it broke."""
+class Run:
+    """One backend loaded and run once.
+
+    Args:
+        info: what the backend says of itself.
+        crash: the error that it raised, without the traceback, or ``None``.
+        problems: the rules that it broke, by the tap or weight.
+        taps: those that can be judged.
+        seconds: how long loading and running took.
+    """
 
     info: BackendInfo
     crash: str | None
@@ -143,7 +176,12 @@ class _Run:
     seconds: float
 
 
-def _run(backend: Backend, spec: ModelSpec, weights: Weights, inputs: Array) -> _Run:
+def run_backend(backend: Backend, spec: ModelSpec, weights: Weights, inputs: Array) -> Run:
+    """Load a backend with the weights and run it with every tap.
+
+    Raises:
+        MissingExtraError: if its framework is not installed; any other error is in the run.
+    """
     started = time.perf_counter()
     info = backend.info()
     names = spec.taps if info.taps else ("logits",)
@@ -162,7 +200,7 @@ def _run(backend: Backend, spec: ModelSpec, weights: Weights, inputs: Array) -> 
     except Exception as error:  # noqa: BLE001 - whatever a backend raises is its verdict
         crash = traceback.format_exception_only(error)[-1].strip()
     seconds = time.perf_counter() - started
-    return _Run(info=info, crash=crash, problems=problems, taps=taps, seconds=seconds)
+    return Run(info=info, crash=crash, problems=problems, taps=taps, seconds=seconds)
 
 
 def _unusable_taps(
@@ -192,12 +230,13 @@ def _changed_weights(model: Model, weights: Weights) -> dict[str, str]:
     for name, array in weights.items():
         if name not in exported:
             problems[name] = "is missing from the exported weights"
-        elif not _same_bits(np.asarray(exported[name]), array):
+        elif not same_bits(np.asarray(exported[name]), array):
             problems[name] = "its exported bits differ from those that were loaded"
     return problems
 
 
-def _same_bits(one: Array, other: Array) -> bool:
+def same_bits(one: Array, other: Array) -> bool:
+    """Whether two arrays have the same shape, dtype and bytes."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     one, other = (np.ascontiguousarray(array).reshape(-1) for array in (one, other))

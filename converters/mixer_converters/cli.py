@@ -1,4 +1,4 @@
-"""The commands ``mixer-spec init`` and ``mixer-spec export``."""
+"""The command ``mixer-spec init``, and what it shares with ``mixer-spec export``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json as json_text
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -15,7 +15,6 @@ import mixer_spec
 from mixer_spec.commands.architecture import find_architecture
 from mixer_spec.commands.output import Json, console, print_json
 from mixer_spec.errors import FileError
-from mixer_spec.shapes import Image
 
 from .atomic import check_target
 
@@ -44,12 +43,12 @@ def init(
 
     from .canonical import save
 
-    _check_output(output, force=force)
+    check_output(output, force=force)
     names = None if labels is None else read_labels(labels)
     if classes is None and names is not None and not variant.endswith(".json"):
         classes = len(names)
     spec, published = find_architecture(variant, image_size=image_size, classes=classes)
-    with _status(f"writing {output}"):
+    with status(f"writing {output}"):
         digest = save(
             output,
             spec,
@@ -72,74 +71,7 @@ def init(
         "fingerprint": spec.fingerprint,
         "weights_digest": digest,
     }
-    _print(summary, f"mixer-spec export {output}", json=json)
-
-
-def export(
-    file: Annotated[Path, typer.Argument(help="A canonical file (.safetensors).")],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="The .onnx to write. Default: FILE's name."),
-    ] = None,
-    taps: Annotated[
-        str | None,
-        typer.Option(help="Intermediates to return beside the logits: names by commas, or all."),
-    ] = None,
-    layout: Annotated[
-        Literal["NCHW", "NHWC"] | None,
-        typer.Option(case_sensitive=False, help="Axes of images, pixel_values. Default: nchw."),
-    ] = None,
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Export a canonical file to ONNX: one graph with weights, spec and preprocessing."""
-    from mixer_spec.extras import load_or_name_extra
-
-    from .canonical import load
-
-    target = file.with_suffix(".onnx") if output is None else output
-    _check_output(target, force=force)
-    source = load(file)
-
-    def write() -> dict[str, Any]:
-        from .onnx_build import IR_VERSION, OPSET
-        from .onnx_export import export_onnx
-        from .onnx_input import NAMES
-
-        written = export_onnx(
-            source.spec,
-            source.weights,
-            target,
-            taps=_taps(taps, source.spec.taps),
-            input_layout=layout,
-            variant=source.variant,
-            preprocessing=source.preprocessing,
-            labels=source.labels,
-            provenance=source.provenance,
-        )
-        return {
-            "path": str(target),
-            "data_path": None if written.data_path is None else str(written.data_path),
-            "bytes": sum(path.stat().st_size for path in (target, written.data_path) if path),
-            "opset": OPSET,
-            "ir_version": IR_VERSION,
-            "input": NAMES[type(written.spec.input)],
-            "input_layout": written.input_layout,
-            "outputs": list(written.outputs),
-            "variant": written.variant,
-            "fingerprint": written.spec.fingerprint,
-            "weights_digest": written.weights_digest,
-        }
-
-    with _status(f"checking {file}"):
-        source.check_digest()
-    with _status(f"writing {target}"):
-        summary = load_or_name_extra("export", write)
-    if isinstance(source.spec.input, Image):
-        following = f"mixer-spec predict PHOTO --model {target}"
-    else:
-        following = f"in Python, mixer_onnxruntime.load_onnx({str(target)!r}).forward(inputs)"
-    _print(summary, following, json=json)
+    print_summary(summary, f"mixer-spec export {output}", json=json)
 
 
 def read_labels(path: Path) -> list[str]:
@@ -165,20 +97,19 @@ def read_labels(path: Path) -> list[str]:
     return names
 
 
-def _taps(text: str | None, every: tuple[str, ...]) -> tuple[str, ...]:
-    if text is None:
-        return ()
-    return every if text == "all" else tuple(name.strip() for name in text.split(","))
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse a target that is there already, unless it may be replaced.
 
-
-def _check_output(path: Path, *, force: bool) -> None:
+    Raises:
+        FileError: saying so, or that nothing can be written there.
+    """
     check_target(path)
     if path.exists() and not force:
         raise FileError(str(path), "is there already; choose another name, or replace it: --force")
 
 
 @contextlib.contextmanager
-def _status(text: str) -> Iterator[None]:
+def status(text: str) -> Iterator[None]:
     """A line on stderr while something is done; silent where stderr is no terminal."""
     from rich.console import Console
 
@@ -186,7 +117,7 @@ def _status(text: str) -> Iterator[None]:
         yield
 
 
-def _print(summary: dict[str, Any], following: str, *, json: bool) -> None:
+def print_summary(summary: dict[str, Any], following: str, *, json: bool) -> None:
     """The facts of what was written, and what may come next."""
     if json:
         print_json(summary)

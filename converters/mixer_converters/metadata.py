@@ -110,6 +110,8 @@ class Metadata:
             FileError: if it was not written by mixer_spec, or by a newer one, or was damaged.
             SpecError: if the spec, the preprocessing or the labels break a rule.
         """
+        if not _all_strings([*strings, *strings.values()]):
+            raise FileError(where, "its metadata is not text; get the file again")
         _check_version(strings, where)
         found = {key.removeprefix(PREFIX): value for key, value in strings.items()}
         spec = ModelSpec.from_json(found["spec"], where)

@@ -12,20 +12,19 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
 import mixer_spec
-from mixer_spec.errors import InputError
+from mixer_spec.errors import InputError, WeightsError
 from mixer_spec.graph import Node
 from mixer_spec.model import ModelSpec
+from mixer_spec.preprocess import Preprocessing
+from mixer_spec.shapes import TokenIds
 from mixer_spec.weights import Weights, validate
 
+from .onnx_answers import draw_answers
+from .onnx_form import FLOAT32, IR_VERSIONS, Form
 from .onnx_graph import Drawing, Place
 from .onnx_input import InputLayout, default_layout, graph_input, layout_problems
 from .onnx_layers import DRAW
-
-OPSET = 20
-"""The first opset in which LayerNorm and both forms of GELU are one operator each."""
-
-IR_VERSION = 9
-"""The format of the file that came with that opset, in ONNX 1.15."""
+from .onnx_photos import draw_preprocessing, photo_input
 
 
 def build_onnx(
@@ -34,23 +33,29 @@ def build_onnx(
     *,
     taps: Sequence[str] = (),
     input_layout: InputLayout | None = None,
+    form: Form = FLOAT32,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
 ) -> ir.Model:
     """The model as an ONNX graph whose initializers are views of ``weights``.
 
     Input ``pixel_values`` (for a sequence ``input_vectors``, or ``input_ids`` in int64) and output
-    ``logits`` ``[batch, class]`` are float32, and the batch is free. Initializers have the
-    canonical names; where the graph needs other axes (the patch kernel as a matrix, the token bias
-    as a column), the bytes are the same.
+    ``logits`` ``[batch, class]`` are float32 in every form, and the batch is free. Initializers
+    have the canonical names; where the graph needs other axes (the patch kernel as a matrix, the
+    token bias as a column), the bytes are the same.
 
     Args:
         spec: the architecture.
         weights: canonical name to array; rounded to float32 where they are wider.
         taps: names out of ``spec.taps`` that become outputs beside the logits.
         input_layout: the axes of ``pixel_values``, NCHW by default; a sequence has none.
+        form: how the graph computes, and what it takes and gives.
+        preprocessing: for a form that takes photos; not used otherwise.
+        labels: for a form that gives class names; not used otherwise.
 
     Raises:
-        WeightsError: if the weights do not fit the spec.
-        InputError: if there is no such tap or layout, or a sequence is given one.
+        WeightsError: if the weights do not fit the spec, or the form's precision.
+        InputError: if there is no such tap or layout, or the form cannot be built of what is given.
 
     Example:
         >>> from mixer_spec import families, weights
@@ -60,32 +65,72 @@ def build_onnx(
         >>> [(value.name, str(value.shape)) for value in model.graph.outputs]
         [('stem', '[batch,4,6]'), ('logits', '[batch,3]')]
     """
+    inputs, outputs, drawing = draw_onnx(
+        spec,
+        weights,
+        taps=taps,
+        input_layout=input_layout,
+        form=form,
+        preprocessing=preprocessing,
+        labels=labels,
+    )
+    return as_model(inputs, outputs, drawing)
+
+
+def draw_onnx(
+    spec: ModelSpec,
+    weights: Weights,
+    *,
+    taps: Sequence[str] = (),
+    input_layout: InputLayout | None = None,
+    form: Form = FLOAT32,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
+) -> tuple[ir.Value, list[ir.Value], Drawing]:
+    """What :func:`build_onnx` makes a model of: its input, its outputs and everything between."""
     _check_arguments(spec, taps, input_layout)
     validate(spec, weights)
     narrow = {name: np.ascontiguousarray(array, np.float32) for name, array in weights.items()}
-    layout = input_layout or default_layout(spec.input)
-    drawing = Drawing(narrow, layout)
-    entering = graph_input(spec.input, layout)
-    x = entering
+    _check_precision(narrow, form)
+    layout = "NCHW" if form.photos else input_layout or default_layout(spec.input)
+    drawing = Drawing(narrow, layout, form)
+    if form.photos:
+        entering = photo_input(spec, preprocessing)
+        assert preprocessing is not None  # photo_input refuses none
+        x = draw_preprocessing(drawing, entering, spec.input, preprocessing)
+    else:
+        x = entering = graph_input(spec.input, layout)
+    if not isinstance(spec.input, TokenIds):
+        x = _cast(drawing, x, form.dtype, "/input/Cast")
     outputs = []
     for step in spec.steps:
         for node in step.nodes:
             x = _draw(node, drawing, x)
         # Every tap's value has the tap's name, whether or not it is an output.
-        x.name = step.tap
-        if step.tap in taps or step.tap == "logits":
-            outputs.append(x)
+        wanted = step.tap in taps or step.tap == "logits"
+        tap = _cast(drawing, x, ir.DataType.FLOAT, f"/{step.tap}/Cast") if wanted else x
+        tap.name = step.tap
+        tap.dtype, tap.shape = ir.DataType.FLOAT if wanted else form.dtype, x.shape
+        if wanted:
+            outputs.append(tap)
+    outputs += draw_answers(drawing, outputs[-1], labels)
+    return entering, outputs, drawing
+
+
+def as_model(entering: ir.Value, outputs: Sequence[ir.Value], drawing: Drawing) -> ir.Model:
+    """A drawing as a model with its shapes inferred."""
+    opset = drawing.form.opset
     graph = ir.Graph(
         [entering],
         outputs,
         nodes=drawing.nodes,
         initializers=list(drawing.initializers.values()),
-        opset_imports={"": OPSET},
+        opset_imports={"": opset},
         name="mixer_spec",
     )
     model = ir.Model(
         graph,
-        ir_version=IR_VERSION,
+        ir_version=IR_VERSIONS[opset],
         producer_name="mixer_spec",
         producer_version=mixer_spec.__version__,
     )
@@ -139,9 +184,32 @@ def point_outside(model: ir.Model, location: str, offsets: Mapping[str, int]) ->
 
 def _draw(node: Node, drawing: Drawing, x: ir.Value) -> ir.Value:
     x = DRAW[type(node.layer)](node.layer, Place(node, drawing, _draw), x)
-    x.dtype = ir.DataType.FLOAT
+    x.dtype = drawing.form.dtype
     x.shape = ir.Shape(("batch", *node.outgoing.shape))
     return x
+
+
+def _cast(drawing: Drawing, x: ir.Value, to: ir.DataType, name: str) -> ir.Value:
+    """``x`` in ``to``, which is another dtype only where the form's precision is not float32."""
+    return x if drawing.form.dtype == ir.DataType.FLOAT else drawing.op("Cast", x, name=name, to=to)
+
+
+def _check_precision(weights: Weights, form: Form) -> None:
+    """Refuse weights that the form's precision has no number for."""
+    if form.precision == "float32":
+        return
+    with np.errstate(over="ignore"):
+        overflowing = [
+            name
+            for name, array in weights.items()
+            if np.isfinite(array).all() and not np.isfinite(array.astype(form.array_dtype)).all()
+        ]
+    if overflowing:
+        raise WeightsError(
+            "ONNX export",
+            f"{len(overflowing)} weights are too large for {form.precision}, {overflowing[:3]} "
+            "among them; do `--dtype bfloat16`, which has the range of float32",
+        )
 
 
 def _check_arguments(spec: ModelSpec, taps: Sequence[str], input_layout: str | None) -> None:

@@ -6,6 +6,8 @@ compared with the digest that the graph carries before anything runs.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import ml_dtypes
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
@@ -30,6 +33,21 @@ from .onnx_input import InputLayout
 INPUT_LAYOUT = f"{PREFIX}input_layout"
 """The key of the images' axes in the model's metadata; a sequence has no such entry."""
 
+NUMBERS = f"{PREFIX}numbers"
+"""The key of the number format: a precision, or ``int8-static`` or ``int8-dynamic``."""
+
+STORED_DIGEST = f"{PREFIX}stored_digest"
+"""The key of :func:`stored_digest`, in a file whose weights are whole numbers."""
+
+CERTIFICATE = f"{PREFIX}certificate"
+"""The key of the parity certificate, in JSON."""
+
+_DTYPES: Mapping[int, np.dtype[Any]] = {
+    onnx.TensorProto.FLOAT: np.dtype("<f4"),
+    onnx.TensorProto.FLOAT16: np.dtype("<f2"),
+    onnx.TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class OnnxFile(Metadata):
@@ -39,14 +57,23 @@ class OnnxFile(Metadata):
         path: of the graph.
         data_path: of the canonical file beside it that holds the weights; ``None`` when the graph
             holds them.
-        input_layout: the axes of ``pixel_values``; ``None`` for a sequence.
-        outputs: the names of the outputs: taps, and ``logits``.
+        input_layout: the axes of ``pixel_values``; ``None`` for a sequence or photos.
+        input: the name of what enters: ``pixel_values``, ``photos``, ``input_ids``, ...
+        outputs: the names of the outputs: taps, ``logits``, answers.
+        numbers: the number format: ``float32``, ``float16``, ``bfloat16``, ``int8-static``, ...
+            For int8, ``weights_digest`` is of the weights in front of the rounding.
+        opset: the version of the operators.
+        certificate: what :func:`mixer_converters.onnx_certificate.certify` found, if it was run.
     """
 
     path: Path
     data_path: Path | None
     input_layout: InputLayout | None
+    input: str
     outputs: tuple[str, ...]
+    numbers: str
+    opset: int
+    certificate: Mapping[str, Any] | None
 
 
 def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
@@ -61,13 +88,58 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
     proto = _parse(path)
     strings = {entry.key: entry.value for entry in proto.metadata_props}
     metadata = Metadata.from_strings(strings, str(path))
+    entering = [value.name for value in proto.graph.input]
+    if len(entering) != 1:
+        raise FileError(str(path), f"expected one input, got {entering}; export it again")
+    numbers = strings.get(NUMBERS, "float32")
+    data_path = None
+    if numbers.startswith("int8"):
+        _check_stored(proto, strings, path)
+    else:
+        data_path = _check_weights(proto, metadata, path, numbers)
     return OnnxFile(
         **metadata.fields(),
         path=path,
-        data_path=_check_weights(proto, metadata, path),
-        input_layout=_input_layout(strings, metadata, path),
+        data_path=data_path,
+        input_layout=None if entering == ["photos"] else _input_layout(strings, metadata, path),
+        input=entering[0],
         outputs=tuple(value.name for value in proto.graph.output),
+        numbers=numbers,
+        opset=next(entry.version for entry in proto.opset_import if not entry.domain),
+        certificate=_certificate(strings, path),
     )
+
+
+def stored_digest(proto: onnx.ModelProto) -> str:
+    """64 hexadecimal digits over every initializer: names, shapes, dtypes and bytes."""
+    total = hashlib.sha256()
+    for tensor in sorted(proto.graph.initializer, key=lambda tensor: tensor.name):
+        axes = ",".join(map(str, tensor.dims))
+        total.update(f"{tensor.name}\0{tensor.data_type}\0{axes}\0".encode())
+        total.update(tensor.raw_data or b"\0".join(tensor.string_data))
+    return total.hexdigest()
+
+
+def _check_stored(proto: onnx.ModelProto, strings: Mapping[str, str], path: Path) -> None:
+    """Compare the bytes of a file whose kernels are whole numbers."""
+    found = stored_digest(proto)
+    if found != strings.get(STORED_DIGEST):
+        raise FileError(
+            str(path),
+            "its weights are not those it was written with; expected digest "
+            f"{strings.get(STORED_DIGEST)}, got {found}; export it again",
+        )
+
+
+def _certificate(strings: Mapping[str, str], path: Path) -> Mapping[str, Any] | None:
+    text = strings.get(CERTIFICATE)
+    try:
+        found = None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(str(path), f"its certificate must be JSON, got: {error}") from None
+    if found is not None and not isinstance(found, dict):
+        raise FileError(str(path), "its certificate must be a JSON object")
+    return found
 
 
 def _input_layout(strings: Mapping[str, str], metadata: Metadata, path: Path) -> InputLayout | None:
@@ -125,7 +197,9 @@ def _parse(path: Path) -> onnx.ModelProto:
         ) from None
 
 
-def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Path | None:
+def _check_weights(
+    proto: onnx.ModelProto, metadata: Metadata, path: Path, numbers: str
+) -> Path | None:
     """Compare names, places and bytes of the weights; where they lie, if outside the graph."""
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     parameters = metadata.spec.parameters()
@@ -140,7 +214,10 @@ def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Pa
     if outside is None:
         moved = []
         found = digest(
-            {name: _inline(tensors[name], parameters[name].shape, path) for name in parameters}
+            {
+                name: _inline(tensors[name], parameters[name].shape, path, numbers)
+                for name in parameters
+            }
         )
     else:
         file = canonical.load(outside)
@@ -162,17 +239,23 @@ def _check_weights(proto: onnx.ModelProto, metadata: Metadata, path: Path) -> Pa
     return outside
 
 
-def _inline(tensor: onnx.TensorProto, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
+def _inline(
+    tensor: onnx.TensorProto, shape: tuple[int, ...], path: Path, numbers: str
+) -> NDArray[Any]:
     """The weight in its canonical axes; the graph may hold the same bytes under others."""
-    raw, expected = tensor.raw_data, 4 * math.prod(shape)
-    if tensor.data_type != onnx.TensorProto.FLOAT or len(raw) != expected:
+    dtype = _DTYPES.get(tensor.data_type)
+    raw, values = tensor.raw_data, math.prod(shape)
+    # Norms are in float32 whatever the rest is in.
+    known = dtype is not None and dtype.name in ("float32", numbers)
+    if dtype is None or not known or len(raw) != dtype.itemsize * values:
+        half = "" if numbers == "float32" else f" or {numbers.upper()}"
         raise FileError(
             str(path),
-            f"{tensor.name} must be {list(shape)} in FLOAT ({expected} bytes), "
+            f"{tensor.name} must be {list(shape)} in FLOAT{half} ({4 * values} bytes), "
             f"got {list(tensor.dims)} in {onnx.TensorProto.DataType.Name(tensor.data_type)} "
             f"({len(raw)} bytes); export it again",
         )
-    return np.frombuffer(raw, "<f4").reshape(shape)
+    return np.frombuffer(raw, dtype).reshape(shape)
 
 
 def _offset(tensor: onnx.TensorProto | None) -> int | None:

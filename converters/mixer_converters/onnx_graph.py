@@ -15,6 +15,7 @@ from mixer_spec.graph import Node
 from mixer_spec.shapes import Table
 from mixer_spec.weights import Weights
 
+from .onnx_form import Form
 from .onnx_input import InputLayout
 
 
@@ -25,16 +26,51 @@ class Drawing:
     Args:
         weights: canonical name to array, contiguous float32.
         input_layout: the axes of the images, where they are what enters.
+        form: how the graph computes.
         nodes: in the order of computation.
         initializers: weights and constants by name.
         names: how often each name of a node was asked for.
+        factors: what enters each product that may be in eight bits, by its kernel's name.
     """
 
     weights: Weights
     input_layout: InputLayout | None
+    form: Form
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: dict[str, ir.Value] = field(default_factory=dict)
     names: Counter[str] = field(default_factory=Counter)
+    factors: dict[str, ir.Value] = field(default_factory=dict)
+
+    def op(self, op_type: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
+        """Add an operator with one output; ``name`` gets a counter where it is there already."""
+        return self.node(op_type, inputs, attributes, name, outputs=1)[0]
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: dict[str, Any],
+        name: str,
+        *,
+        outputs: int,
+    ) -> Sequence[ir.Value]:
+        """Add an operator."""
+        count = self.names[name]
+        self.names[name] += 1
+        if count:
+            name = f"{name}_{count}"
+        node = ir.node(op_type, inputs, attributes, num_outputs=outputs, name=name)
+        for index, value in enumerate(node.outputs):
+            value.name = f"{name}_output_{index}"
+        self.nodes.append(node)
+        return node.outputs
+
+    def initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """Add a weight or a constant; the same name is the same value."""
+        if name not in self.initializers:
+            value = ir.val(name, const_value=ir.Tensor(array, name=name))
+            self.initializers[name] = value
+        return self.initializers[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,38 +102,48 @@ class Place:
             part: the name of the layer's part, where it has several (``query``).
             attributes: of the operator.
         """
-        return self._node(op_type, inputs, attributes, part, outputs=1)[0]
+        return self.drawing.op(op_type, *inputs, name=self.name(op_type, part), **attributes)
 
     def parameter(self, name: str, shape: Sequence[int] | None = None) -> ir.Value:
-        """The weight ``name`` of this layer under its canonical name.
+        """The weight ``name`` of this layer under its canonical name, in the form's precision.
 
         Args:
             name: within the layer, as in ``kernel``.
             shape: other axes for the same bytes.
         """
-        full = f"{self.node.path}.{name}"
-        array = self.drawing.weights[full]
-        return self._initializer(full, array if shape is None else array.reshape(shape))
+        return self._parameter(name, shape, self.drawing.form.array_dtype)
+
+    def wide_parameter(self, name: str, shape: Sequence[int] | None = None) -> ir.Value:
+        """The same in float32, for what is computed in float32 whatever the form."""
+        return self._parameter(name, shape, np.dtype(np.float32))
+
+    def wide(self, x: ir.Value) -> ir.Value:
+        """``x`` in float32."""
+        return self._cast(x, ir.DataType.FLOAT, "wide")
+
+    def narrow(self, x: ir.Value) -> ir.Value:
+        """A float32 ``x`` in the form's precision."""
+        return self._cast(x, self.drawing.form.dtype, "narrow")
 
     def constant(self, name: str, value: NDArray[Any]) -> ir.Value:
-        """A number or a list of numbers that is no weight."""
-        return self._initializer(f"{self._scope}/{name}", value)
+        """Numbers that are no weight, as they are."""
+        return self.drawing.initializer(f"{self.scope}/{name}", value)
+
+    def number(self, name: str, value: float) -> ir.Value:
+        """One number that is no weight, in the form's precision."""
+        return self.constant(name, np.array(value, self.drawing.form.array_dtype))
 
     def reshape(self, x: ir.Value, *shape: int, part: str = "") -> ir.Value:
         """``x`` with other axes; 0 keeps the axis, so that the batch stays free."""
         name = f"{part}/shape" if part else "shape"
         return self.op("Reshape", x, self.constant(name, np.array(shape, np.int64)), part=part)
 
-    def dense(self, x: ir.Value, part: str = "") -> ir.Value:
-        """``X W + b``."""
-        prefix = f"{part}." if part else ""
-        product = self.op("MatMul", x, self.parameter(f"{prefix}kernel"), part=part)
-        return self.op("Add", product, self.parameter(f"{prefix}bias"), part=part)
-
     def halves(self, x: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
         """The first and the second half of an axis."""
-        attributes = {"axis": axis, "num_outputs": 2}
-        first, second = self._node("Split", (x,), attributes, outputs=2)
+        attributes = {"axis": axis}
+        if self.drawing.form.opset >= 18:
+            attributes["num_outputs"] = 2
+        first, second = self.drawing.node("Split", (x,), attributes, self.name("Split"), outputs=2)
         return first, second
 
     def nested(self, x: ir.Value) -> ir.Value:
@@ -107,30 +153,20 @@ class Place:
         return x
 
     @property
-    def _scope(self) -> str:
+    def scope(self) -> str:
+        """What the names of this layer's nodes begin with."""
         return "/" + self.node.path.replace(".", "/")
 
-    def _node(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value],
-        attributes: dict[str, Any],
-        part: str = "",
-        *,
-        outputs: int,
-    ) -> Sequence[ir.Value]:
-        name = "/".join(word for word in (self._scope, part, op_type) if word)
-        count = self.drawing.names[name]
-        self.drawing.names[name] += 1
-        if count:
-            name = f"{name}_{count}"
-        node = ir.node(op_type, inputs, attributes, num_outputs=outputs, name=name)
-        for index, value in enumerate(node.outputs):
-            value.name = f"{name}_output_{index}"
-        self.drawing.nodes.append(node)
-        return node.outputs
+    def name(self, op_type: str, part: str = "") -> str:
+        """What a node of this layer is called."""
+        return "/".join(word for word in (self.scope, part, op_type) if word)
 
-    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
-        value = ir.val(name, const_value=ir.Tensor(array, name=name))
-        self.drawing.initializers[name] = value
-        return value
+    def _parameter(self, name: str, shape: Sequence[int] | None, dtype: np.dtype[Any]) -> ir.Value:
+        full = f"{self.node.path}.{name}"
+        array = self.drawing.weights[full].astype(dtype, copy=False)
+        return self.drawing.initializer(full, array if shape is None else array.reshape(shape))
+
+    def _cast(self, x: ir.Value, to: ir.DataType, part: str) -> ir.Value:
+        if self.drawing.form.dtype == ir.DataType.FLOAT:
+            return x
+        return self.op("Cast", x, part=part, to=to)

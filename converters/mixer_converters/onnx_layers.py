@@ -18,6 +18,7 @@ import onnx_ir as ir
 from mixer_spec import layers
 from mixer_spec.shapes import Image
 
+from . import onnx_products
 from .onnx_graph import Place
 
 
@@ -47,7 +48,7 @@ def token_embed(layer: layers.TokenEmbed, here: Place, x: ir.Value) -> ir.Value:
 
 def linear_embed(layer: layers.LinearEmbed, here: Place, x: ir.Value) -> ir.Value:
     """``X W + b``."""
-    return here.dense(x)
+    return onnx_products.dense(here, x)
 
 
 def class_token(layer: layers.ClassToken, here: Place, x: ir.Value) -> ir.Value:
@@ -76,9 +77,10 @@ def token_norm(layer: layers.TokenNorm, here: Place, x: ir.Value) -> ir.Value:
 
 
 def _normed(x: ir.Value, epsilon: float, here: Place) -> ir.Value:
-    """Over the last axis; epsilon is always written, since ONNX's default is another."""
-    scale, bias = here.parameter("scale"), here.parameter("bias")
-    return here.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
+    """Over the last axis, in float32; epsilon is written, since ONNX's default is another."""
+    scale, bias = here.wide_parameter("scale"), here.wide_parameter("bias")
+    inputs = (here.wide(x), scale, bias)
+    return here.narrow(here.op("LayerNormalization", *inputs, axis=-1, epsilon=epsilon))
 
 
 def affine(layer: layers.Affine, here: Place, x: ir.Value) -> ir.Value:
@@ -92,8 +94,18 @@ def layer_scale(layer: layers.LayerScale, here: Place, x: ir.Value) -> ir.Value:
 
 
 def gelu(layer: layers.Gelu, here: Place, x: ir.Value) -> ir.Value:
-    """ONNX has the spec's words for the two forms."""
-    return here.op("Gelu", x, approximate=layer.approximation)
+    """ONNX has the spec's words for the two forms; before opset 20, their formulas."""
+    if here.drawing.form.opset >= 20:
+        return here.op("Gelu", x, approximate=layer.approximation)
+    if layer.approximation == "tanh":
+        cube = here.op("Mul", here.op("Mul", x, x), x)
+        inner = here.op("Add", x, here.op("Mul", cube, here.number("cubic", 0.044715)))
+        inner = here.op("Mul", inner, here.number("root", math.sqrt(2 / math.pi)))
+        curve = here.op("Tanh", inner)
+    else:
+        curve = here.op("Erf", here.op("Div", x, here.number("root", math.sqrt(2))))
+    share = here.op("Add", curve, here.number("one", 1.0))
+    return here.op("Mul", here.op("Mul", x, share), here.number("half", 0.5))
 
 
 def silu(layer: layers.Silu, here: Place, x: ir.Value) -> ir.Value:
@@ -102,14 +114,13 @@ def silu(layer: layers.Silu, here: Place, x: ir.Value) -> ir.Value:
 
 
 def token_dense(layer: layers.TokenDense, here: Place, x: ir.Value) -> ir.Value:
-    """``W X + b``: the kernel multiplies from the left, so nothing is transposed."""
-    product = here.op("MatMul", here.parameter("kernel"), x)
-    return here.op("Add", product, here.parameter("bias", (layer.features, 1)))
+    """``W X + b``."""
+    return onnx_products.token_dense(here, x, layer.features)
 
 
 def channel_dense(layer: layers.ChannelDense, here: Place, x: ir.Value) -> ir.Value:
     """``X W + b``."""
-    return here.dense(x)
+    return onnx_products.dense(here, x)
 
 
 def untied_token_dense(layer: layers.UntiedTokenDense, here: Place, x: ir.Value) -> ir.Value:
@@ -129,14 +140,16 @@ def depthwise_conv(layer: layers.DepthwiseConv, here: Place, x: ir.Value) -> ir.
     """ONNX's convolution has channels first; ONNX Runtime transposes the kernel once, at load."""
     table, (height, width) = here.table, layer.window
     assert table.grid is not None
-    image = here.reshape(x, 0, *table.grid, table.channels, part="grid")
+    # In float32: before opset 22 there is no convolution in bfloat16.
+    image = here.reshape(here.wide(x), 0, *table.grid, table.channels, part="grid")
     image = here.op("Transpose", image, part="grid", perm=(0, 3, 1, 2))
-    kernel = here.parameter("kernel", (height, width, 1, table.channels))
+    kernel = here.wide_parameter("kernel", (height, width, 1, table.channels))
     kernel = here.op("Transpose", kernel, part="kernel", perm=(3, 2, 0, 1))
     pads = (height // 2, width // 2) * 2
-    found = here.op("Conv", image, kernel, here.parameter("bias"), group=table.channels, pads=pads)
+    bias = here.wide_parameter("bias")
+    found = here.op("Conv", image, kernel, bias, group=table.channels, pads=pads)
     rows = here.op("Transpose", found, part="tokens", perm=(0, 2, 3, 1))
-    return here.reshape(rows, 0, *table.shape, part="tokens")
+    return here.narrow(here.reshape(rows, 0, *table.shape, part="tokens"))
 
 
 def group_channels(layer: layers.GroupChannels, here: Place, x: ir.Value) -> ir.Value:
@@ -174,17 +187,21 @@ def attention(layer: layers.Attention, here: Place, x: ir.Value) -> ir.Value:
     size = channels // layer.heads
 
     def heads(part: str, *order: int) -> ir.Value:
-        split = here.reshape(here.dense(x, part), 0, tokens, layer.heads, size, part=part)
+        split = here.reshape(
+            onnx_products.dense(here, x, part), 0, tokens, layer.heads, size, part=part
+        )
         return here.op("Transpose", split, part=part, perm=order)
 
     query = heads("query", 0, 2, 1, 3)  # [batch, head, token, size]
     key = heads("key", 0, 2, 3, 1)  # [batch, head, size, token]
     value = heads("value", 0, 2, 1, 3)
-    root = here.constant("sqrt_size", np.array(math.sqrt(size), np.float32))
+    root = here.number("sqrt_size", math.sqrt(size))
     scores = here.op("Div", here.op("MatMul", query, key, part="scores"), root, part="scores")
-    mixed = here.op("MatMul", here.op("Softmax", scores, axis=-1), value, part="mixed")
+    shares = here.narrow(here.op("Softmax", here.wide(scores), axis=-1))
+    mixed = here.op("MatMul", shares, value, part="mixed")
     rows = here.op("Transpose", mixed, part="mixed", perm=(0, 2, 1, 3))
-    return here.dense(here.reshape(rows, 0, tokens, channels, part="mixed"), "out")
+    rows = here.reshape(rows, 0, tokens, channels, part="mixed")
+    return onnx_products.dense(here, rows, "out")
 
 
 def residual(layer: layers.Residual, here: Place, x: ir.Value) -> ir.Value:
@@ -193,9 +210,11 @@ def residual(layer: layers.Residual, here: Place, x: ir.Value) -> ir.Value:
 
 
 def mean_pool(layer: layers.MeanPool, here: Place, x: ir.Value) -> ir.Value:
-    """The mean over the tokens: ``[batch, token, channel] -> [batch, channel]``."""
-    axes = here.constant("axes", np.array((1,), np.int64))
-    return here.op("ReduceMean", x, axes, keepdims=0)
+    """The mean over the tokens, in float32: ``[batch, token, channel] -> [batch, channel]``."""
+    if here.drawing.form.opset >= 18:
+        axes = here.constant("axes", np.array((1,), np.int64))
+        return here.narrow(here.op("ReduceMean", here.wide(x), axes, keepdims=0))
+    return here.narrow(here.op("ReduceMean", here.wide(x), axes=(1,), keepdims=0))
 
 
 def take_token(layer: layers.TakeToken, here: Place, x: ir.Value) -> ir.Value:
@@ -206,7 +225,7 @@ def take_token(layer: layers.TakeToken, here: Place, x: ir.Value) -> ir.Value:
 
 def head(layer: layers.Head, here: Place, x: ir.Value) -> ir.Value:
     """``x W + b``: ``[batch, channel] -> [batch, class]``."""
-    return here.dense(x)
+    return onnx_products.dense(here, x)
 
 
 DRAW: Mapping[type[layers.AnyLayer], Callable[[Any, Place, ir.Value], ir.Value]] = {

@@ -16,6 +16,7 @@ from rich.markup import escape
 from mixer_spec import FileError, InputError, MixerSpecError, ModelSpec, WeightsError, load_backend
 from mixer_spec.commands.output import Json, console, print_json, table
 from mixer_spec.preprocess import Preprocessing, pipeline, preprocess
+from mixer_spec.preprocess.decode import decode
 from mixer_spec.shapes import Image
 
 _CRASHED = 3
@@ -42,6 +43,16 @@ class Loaded(Protocol):
 
     def forward(self, images: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         """See :meth:`mixer_spec.backend.Model.forward`."""
+        ...
+
+
+@runtime_checkable
+class TakesPhotos(Protocol):
+    """A loaded file whose graph may preprocess by itself."""
+
+    @property
+    def takes_photos(self) -> bool:
+        """Whether ``forward`` takes uint8 photos ``[batch, height, width, rgb]`` of any size."""
         ...
 
 
@@ -94,6 +105,12 @@ def predict(
     try:
         loaded = load_model(model, backend)
         photo_size(loaded.spec)  # what takes no photos needs no preprocessing either
+        if isinstance(loaded, TakesPhotos) and loaded.takes_photos and chosen is not None:
+            raise InputError(
+                str(model),
+                "preprocesses in its graph; expected no other preprocessing, got "
+                f"{preprocessing!r}; leave `--preprocessing` out",
+            )
         found = classify(images, loaded, chosen or _own_preprocessing(loaded, model), top=top)
     except MixerSpecError:
         raise
@@ -171,10 +188,18 @@ def classify(
         WeightsError: if the logits are not finite.
     """
     size = photo_size(loaded.spec)
+    whole = isinstance(loaded, TakesPhotos) and loaded.takes_photos
+
+    def prepared(image: Path) -> NDArray[Any]:
+        if whole:
+            return np.asarray(decode(image, preprocessing.orientation))
+        return preprocess(image, preprocessing, size)
+
     found: list[list[Guess]] = []
     problems: list[MixerSpecError] = []
-    for start in range(0, len(images), _BATCH):
-        pixels = list(_readable(images[start : start + _BATCH], preprocessing, size, problems))
+    batch = 1 if whole else _BATCH  # photos of several sizes make no batch
+    for start in range(0, len(images), batch):
+        pixels = list(_readable(images[start : start + batch], prepared, problems))
         if not problems:
             logits = loaded.forward(np.stack(pixels))["logits"]
             found += [_guesses(row, loaded.labels, top) for row in logits]
@@ -207,14 +232,13 @@ def photo_size(spec: ModelSpec) -> tuple[int, int]:
 
 def _readable(
     images: Sequence[Path],
-    preprocessing: Preprocessing,
-    size: tuple[int, int],
+    prepared: Callable[[Path], NDArray[Any]],
     problems: list[MixerSpecError],
-) -> Iterator[NDArray[np.float32]]:
+) -> Iterator[NDArray[Any]]:
     """The pixels of every image that can be used; what is wrong with the others."""
     for image in images:
         try:
-            yield preprocess(image, preprocessing, size)
+            yield prepared(image)
         except (FileError, InputError) as error:
             problems.append(error)
 

@@ -1,0 +1,62 @@
+"""What a container holds: named tensors that are read when they are asked for, and strings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a file: its shape and dtype now, its values when they are asked for.
+
+    Args:
+        shape: the length of each axis.
+        dtype: of the values.
+        read: gives the array; a view of the file where the file holds it as it is.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """Everything in a container.
+
+    Args:
+        container: the kind of file, as in ``npz``.
+        tensors: by the names in the file, nested ones joined by slashes.
+        metadata: the file's strings by key.
+        config: a ``config.json`` that lies beside the tensors.
+    """
+
+    container: str
+    tensors: Mapping[str, Stored]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def contiguous(tensor: Stored) -> NDArray[Any]:
+    """The values in a row and little-endian, as files hold them."""
+    array = tensor.read()
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+
+def raw(array: NDArray[Any]) -> memoryview:
+    """The bytes of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,180 @@
+"""Zip files as NumPy and PyTorch use them: members in place, with everything declared checked first.
+
+Nothing is inflated before the sizes that all members declare are known to be reasonable; every
+member is compared with its checksum when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixer_spec.errors import FileError
+
+from .mapped import map_file
+
+_ALLOWANCE = 1 << 28  # bytes that even a small file may inflate to
+_RATIO = 16  # weights hardly compress; zeros do, but most weights are not zero
+_MARK = b"mixer_spec "
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file in a zip.
+
+    Args:
+        path: of the zip, for messages.
+        name: in the zip.
+        memory: the zip.
+        offset: of the member's bytes in it.
+        stored: bytes there.
+        size: bytes when inflated; the same if the member is not compressed.
+        checksum: CRC-32 of those.
+        compressed: whether it has to be inflated.
+    """
+
+    path: Path
+    name: str
+    memory: mmap.mmap
+    offset: int
+    stored: int
+    size: int
+    checksum: int
+    compressed: bool
+
+    def head(self, length: int) -> bytes:
+        """The first bytes, at most ``length``, unchecked."""
+        if not self.compressed:
+            return self.memory[self.offset : self.offset + min(length, self.size)]
+        return self._inflate(length)
+
+    def check(self) -> None:
+        """Compare an uncompressed member with its checksum.
+
+        Raises:
+            FileError: if a bit differs.
+        """
+        with memoryview(self.memory) as whole:
+            self._check(zlib.crc32(whole[self.offset : self.offset + self.stored]))
+
+    def whole(self) -> bytes:
+        """All of it, checked.
+
+        Raises:
+            FileError: if a bit differs.
+        """
+        found = self.head(self.size)
+        if len(found) != self.size:
+            raise FileError(
+                str(self.path),
+                f"{self.name} is cut off; expected {self.size} bytes, got {len(found)}",
+            )
+        self._check(zlib.crc32(found))
+        return found
+
+    def _inflate(self, length: int) -> bytes:
+        try:
+            with memoryview(self.memory) as whole:
+                packed = whole[self.offset : self.offset + self.stored]
+                return zlib.decompressobj(-15).decompress(packed, min(length, self.size) or 1)
+        except zlib.error as error:
+            raise FileError(str(self.path), f"{self.name} does not inflate: {error}") from None
+
+    def _check(self, found: int) -> None:
+        if found != self.checksum:
+            raise FileError(
+                str(self.path),
+                f"{self.name} is damaged; expected checksum {self.checksum:08x}, got {found:08x}; "
+                "get the file again",
+            )
+
+
+def members(path: Path) -> tuple[dict[str, Member], dict[str, str]]:
+    """The members of a zip by name, and the strings in its comment if mixer_spec wrote it.
+
+    Raises:
+        FileError: if it is damaged, encrypted, declares absurd sizes or a name twice.
+    """
+    memory = map_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos, comment = archive.infolist(), archive.comment
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise FileError(
+            str(path), f"is not a whole zip file, got: {error}; get the file again"
+        ) from None
+    found: dict[str, Member] = {}
+    problems = []
+    for info in infos:
+        if info.filename.endswith("/"):
+            continue
+        offset = _data_offset(memory, info)
+        if info.filename in found:
+            problems.append(f"{info.filename} stands twice in the zip")
+        elif info.flag_bits & 1 or info.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            problems.append(f"{info.filename} is encrypted or packed; expected stored or deflated")
+        elif offset is None or offset + info.compress_size > len(memory):
+            problems.append(f"{info.filename} does not lie inside the file; get the file again")
+        elif info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+            problems.append(f"{info.filename} declares two sizes; get the file again")
+        else:
+            found[info.filename] = Member(
+                path,
+                info.filename,
+                memory,
+                offset,
+                info.compress_size,
+                info.file_size,
+                info.CRC,
+                info.compress_type == zipfile.ZIP_DEFLATED,
+            )
+    problems += _too_much(found, len(memory))
+    if problems:
+        raise FileError(str(path), problems[:20])
+    return found, _comment(comment)
+
+
+def comment(metadata: Mapping[str, str]) -> bytes:
+    """Strings for the end of a zip, which every other reader passes over; none if too long."""
+    text = _MARK + json.dumps(dict(metadata)).encode()
+    return text if metadata and len(text) < zipfile.ZIP_MAX_COMMENT else b""
+
+
+def _comment(text: bytes) -> dict[str, str]:
+    if not text.startswith(_MARK):
+        return {}
+    try:
+        found = json.loads(text.removeprefix(_MARK))
+    except (ValueError, RecursionError):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(v, str)} if type(found) is dict else {}
+
+
+def _data_offset(memory: mmap.mmap, info: zipfile.ZipInfo) -> int | None:
+    """Where a member's bytes begin: behind its local header."""
+    at = info.header_offset
+    if at < 0 or memory[at : at + 4] != b"PK\x03\x04" or at + 30 > len(memory):
+        return None
+    name, extra = struct.unpack("<HH", memory[at + 26 : at + 30])
+    return at + 30 + int(name) + int(extra)
+
+
+def _too_much(found: Mapping[str, Member], size: int) -> list[str]:
+    """A zip bomb, of either kind: bytes that are used twice, or that inflate beyond reason."""
+    stored = sum(member.stored for member in found.values())
+    declared = sum(member.size for member in found.values())
+    if stored > size:
+        return [f"its members overlap; expected at most {size} bytes of them, got {stored}"]
+    allowed = _ALLOWANCE + _RATIO * size
+    if declared > allowed:
+        return [f"it would inflate beyond reason; expected at most {allowed} bytes, got {declared}"]
+    return []
