@@ -7,7 +7,7 @@ import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,16 @@ from .weights import Weights
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-Profile = Literal["f32-strict", "f64"]
-"""An arithmetic: ``f32-strict`` is IEEE float32 throughout, without TF32 and fast-math."""
+Profile = Literal["f64", "f32-strict", "f32-tf32", "f32-bf16mm", "bf16", "fp16", "int8"]
+"""An arithmetic.
 
-PROFILES: tuple[Profile, ...] = ("f32-strict", "f64")
+``f32-strict`` is IEEE float32 throughout, without TF32 and fast-math; ``f32-tf32`` and
+``f32-bf16mm`` round the operands of products to 11 and 8 bits and add up in float32; ``bf16`` and
+``fp16`` keep what flows between layers in 8 or 11 bits too; ``int8`` quantises the operands of
+products. Results are float32 arrays, and float64 for ``f64``.
+"""
+
+PROFILES: tuple[Profile, ...] = get_args(Profile)
 
 GROUP = "mixer_spec.backends"
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixer_spec.backend import PROFILES, BackendInfo, Profile, check_inputs, check_profile
+from mixer_spec.backend import BackendInfo, Profile, check_inputs, check_profile
 from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
 from mixer_spec.weights import Weights
@@ -104,7 +104,7 @@ class TorchBackend:
             name="torch",
             versions={"torch": torch.__version__},
             device=str(self._device),
-            profiles=PROFILES,
+            profiles=tuple(_DTYPES),
         )
 
     def load(
