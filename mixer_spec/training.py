@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ._fields import AtLeast, AtMost, Checked, PositiveFloat
+from ._fields import Above, AtLeast, AtMost, Checked, PositiveFloat
 from .errors import InputError
 from .model import ModelSpec
 from .weights import Weights, validate
@@ -71,7 +71,7 @@ class Momentum(Checked):
     kind: ClassVar[str] = "momentum"
     slots: ClassVar[tuple[str, ...]] = ("momentum",)
     learning_rate: PositiveFloat
-    decay: Fraction
+    decay: Annotated[float, Above(0.0), AtMost(1)]
     form: Literal["classical", "nesterov"]
 
 
