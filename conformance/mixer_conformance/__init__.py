@@ -7,8 +7,21 @@ Example:
     True
 """
 
+from .excuses import Excuse, read_excuses
 from .report import BackendReport, Report
+from .result import Result
+from .suite import run
 from .verify import verify
 from .weights import conformance_inputs, conformance_weights
 
-__all__ = ["BackendReport", "Report", "conformance_inputs", "conformance_weights", "verify"]
+__all__ = [
+    "BackendReport",
+    "Excuse",
+    "Report",
+    "Result",
+    "conformance_inputs",
+    "conformance_weights",
+    "read_excuses",
+    "run",
+    "verify",
+]

@@ -13,8 +13,8 @@ from typing import Any
 from mixer_spec import Backend
 
 from .cases import CASES, ZOO, Trial
-from .diagnosis import Diagnosis, diagnose
-from .mutants import EQUIVALENT, MUTANTS, Equivalent, Known, Mutant
+from .diagnosis import Diagnosis, diagnose, is_nameable
+from .mutants import EQUIVALENT, MUTANTS, Equivalent, Known
 from .precision import PRECISIONS
 from .result import Result
 from .subject import Subject, Violation
@@ -184,7 +184,7 @@ def examine(known: Known, cases: Sequence[str] = ()) -> Verdict:
     found = {r.case: r for r in results if r.status in ("fail", "error")}
     kills = {case: math.inf if r.margin is None else r.margin for case, r in found.items()}
     by = found.get(known.killer)
-    diagnosis = _diagnosed(trial) if isinstance(known.backend, Mutant) and by else None
+    diagnosis = _diagnosed(trial) if by and is_nameable(known.backend) else None
     return Verdict(
         name=known.name,
         model=known.model,
@@ -224,20 +224,69 @@ def accuses(equivalent: Equivalent) -> bool:
     return any(result.status in ("fail", "error") for result in results)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worst:
+    """The nearest that a right backend came to a false alarm.
+
+    Args:
+        backend: its name.
+        runs: how many cases were run.
+        result: the worst of them.
+        seed: of its weights and inputs.
+    """
+
+    backend: str
+    runs: int
+    result: Result
+    seed: int
+
+    @property
+    def status(self) -> str:
+        """That of the worst."""
+        return self.result.status
+
+    def __str__(self) -> str:
+        return (
+            f"{self.backend}: {self.runs} runs, the worst at {self.result.margin:.2f} of the "
+            f"tolerance ({self.result.id}, seed {self.seed}): {self.result.message}"
+        )
+
+    def to_data(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"backend": self.backend, "runs": self.runs, "seed": self.seed} | (
+            self.result.to_data()
+        )
+
+
 def honest_margins(
-    backends: Sequence[Backend], seeds: Iterable[int], models: Sequence[str]
-) -> list[tuple[str, int, Result]]:
-    """The worst result of each backend that should pass, for each seed: no false alarms.
+    backends: Sequence[Backend],
+    seeds: Iterable[int],
+    scales: Sequence[str],
+    progress: Callable[[str, int], None] = lambda name, seed: None,
+    cases: Sequence[str] = ("F01", "F04", "F05", "F06"),
+) -> list[Worst]:
+    """The worst result of each backend that should pass, over many seeds.
 
     Args:
         backends: that are right.
         seeds: of weights and inputs.
-        models: of the zoo.
+        scales: models or groups of the zoo.
+        progress: is told each backend and seed.
+        cases: the families whose margins are measured.
     """
-    found = []
+    found: dict[str, list[tuple[Result, int]]] = {}
     for seed in seeds:
         for backend in backends:
-            results = run(backend, cases=["F01", "F05"], scales=models, seed=seed)
-            worst = max(results, key=lambda result: result.margin or 0.0)
-            found.append((backend.info().name, seed, worst))
-    return found
+            name = backend.info().name
+            progress(name, seed)
+            results = run(backend, cases=cases, scales=scales, seed=seed)
+            found.setdefault(name, []).extend((result, seed) for result in results)
+    return [_worst_of(name, results) for name, results in found.items()]
+
+
+def _worst_of(name: str, results: Sequence[tuple[Result, int]]) -> Worst:
+    def badness(pair: tuple[Result, int]) -> float:
+        return math.inf if pair[0].margin is None else pair[0].margin
+
+    result, seed = max(results, key=badness)
+    return Worst(backend=name, runs=len(results), result=result, seed=seed)

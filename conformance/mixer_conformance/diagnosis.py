@@ -20,6 +20,7 @@ from .findings import of_taps
 from .judge import Standard, Taps
 from .measure import Array, deviation
 from .mutants import MUTANTS, Mutant
+from .mutants.mutant import same
 from .problem import Problem
 from .tolerance import Judgement
 
@@ -96,6 +97,11 @@ def diagnose(trial: Trial) -> Diagnosis | None:
     return None
 
 
+def is_nameable(backend: object) -> bool:
+    """Whether a mistake is one of computing, which can be made again in float64."""
+    return isinstance(backend, Mutant) and backend.taps is same
+
+
 def _named(problem: Problem, taps: Taps, stage: str, margin: float) -> Diagnosis:
     standard = next(s for s in problem.standards if s.step.tap == stage)
     tables = _tables_before(problem, taps, stage)
@@ -134,7 +140,7 @@ def _hypotheses(
     """Every known mistake that can be made here, and whether it is within the tolerance."""
     error = float(np.sum(np.square(found - right)))
     for known in MUTANTS.values():
-        if not isinstance(known.backend, Mutant):
+        if not is_nameable(known.backend):
             continue
         wrong = _mistaken(known.backend, problem, standard.step.tap, tables)
         if wrong is None or wrong.shape != found.shape or not np.isfinite(wrong).all():
@@ -144,13 +150,11 @@ def _hypotheses(
         yield Hypothesis(known.name, 1 - left / error), fits and left < error
 
 
-def _mistaken(
-    mutant: Mutant, problem: Problem, tap: str, tables: Sequence[Array]
-) -> Array | None:
+def _mistaken(mutant: Mutant, problem: Problem, tap: str, tables: Sequence[Array]) -> Array | None:
     """What the mistake makes of the stage; ``None`` where it cannot be made."""
-    inputs = mutant.images(problem.inputs) if len(tables) == 1 else tables[0]
     arithmetic = mutant.arithmetic(tap)
     try:
+        inputs = mutant.images(problem.inputs) if len(tables) == 1 else tables[0]
         y = mutant.step(
             mutant.spec(problem.spec),
             tap,
@@ -159,7 +163,6 @@ def _mistaken(
             # A mistake in the rounding is made in float32, every other one is fitted in float64.
             FLOAT64 if type(arithmetic) is Arithmetic else arithmetic,
         )
-        seen = dict(zip(problem.spec.taps, tables[1:], strict=False)) | {tap: y}
-        return np.asarray(mutant.taps(seen)[tap], np.float64)
+        return np.asarray(y, np.float64)
     except Exception:  # noqa: BLE001 - mistakes of other layers do not fit, in many ways
         return None

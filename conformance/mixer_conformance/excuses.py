@@ -96,9 +96,7 @@ def excused(
             message=f"passes, but is {told}; do remove the excuse",
         )
     if excuse.expires < today:
-        return replace(
-            result, message=f"the excuse ran out on {excuse.expires}; {result.message}"
-        )
+        return replace(result, message=f"the excuse ran out on {excuse.expires}; {result.message}")
     return replace(result, status="expected_fail", message=f"{told}; {result.message}")
 
 

@@ -125,7 +125,9 @@ class _Prober:
 
     def gelu(self) -> str:
         weights = self._quiet()
-        xs = np.resize(np.array(_XS), len(weights["norm.bias"])).astype(self.subject.precision.dtype)
+        xs = np.resize(np.array(_XS), len(weights["norm.bias"])).astype(
+            self.subject.precision.dtype
+        )
         self._through_the_channels(weights, xs)
         found = self._run(weights, "blocks.0.channel_mixing")[0, 0][: len(_XS)]
         forms = {form: np.array([gelu(x) for x in _XS]) for form, gelu in _FORMS.items()}

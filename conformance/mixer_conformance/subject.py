@@ -108,6 +108,7 @@ class Loaded:
         before = inputs.copy()
         found = self.subject.call("forward", lambda: self.model.forward(inputs, names))
         if not np.array_equal(inputs, before, equal_nan=inputs.dtype.kind == "f"):
+            inputs[...] = before  # other cases use them too
             raise Violation("forward changed its input", culprit="inputs")
         if not isinstance(found, Mapping):
             raise Violation(f"forward must return a mapping of taps, got {type(found).__name__}")
@@ -177,14 +178,20 @@ class Subject:
         """The taps that it is judged at."""
         return spec.taps if self.sees_taps else ("logits",)
 
-    def load(self, spec: ModelSpec, weights: Weights) -> Loaded:
+    def load(self, spec: ModelSpec, weights: Weights, *, writable: bool = False) -> Loaded:
         """Load a model.
+
+        Args:
+            spec: the architecture.
+            weights: canonical name to array.
+            writable: give it the arrays themselves, and not what it cannot write into.
 
         Raises:
             Violation: if it raises, hangs or returns something else than a model.
         """
+        given = weights if writable else {name: _frozen(array) for name, array in weights.items()}
         model = self.call(
-            "load", lambda: self.backend.load(spec, weights, profile=self.precision.profile)
+            "load", lambda: self.backend.load(spec, given, profile=self.precision.profile)
         )
         if not isinstance(model, Model):
             raise Violation(f"load must return a Model, got {type(model).__name__}")
@@ -193,3 +200,9 @@ class Subject:
     def call(self, doing: str, call: Callable[[], T]) -> T:
         """``call()`` within the time limit."""
         return limited(doing, call, self.limit)
+
+
+def _frozen(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from mixer_spec import Backend
 from mixer_spec.backend import Profile, check_profile, load_backend
 from mixer_spec.errors import InputError
 
 from .cases import CASES, ZOO, Case, Effort, Trial, chosen
-from .excuses import Excuse, excused
+from .excuses import Excuse, excused, stale
 from .findings import summed_up
 from .precision import PRECISIONS
 from .result import Result
@@ -63,39 +63,94 @@ def run(
         >>> [(result.case, result.status) for result in results]
         [('F01', 'pass'), ('F05', 'pass')]
     """
-    if not 0 <= level <= 4:
-        raise InputError("level", f"must be one of 0 to 4, got {level}")
     if unknown := [case for case in cases if case not in CASES]:
         raise InputError("cases", f"unknown {unknown}; expected ids like F01 out of {list(CASES)}")
+    subject = subject_of(backend, profile, level, effort, limit=limit)
+    results = []
+    for one in planned(subject, level=level, effort=effort, scales=scales, seed=seed):
+        if not cases or one.case.id in cases:
+            results.append(one.run(excuses))
+            progress(results[-1])
+    if effort != "quick" and not scales and not cases:
+        results += [_stale(excuse, profile) for excuse in stale(excuses, results)]
+    return results
+
+
+def subject_of(
+    backend: str | Backend,
+    profile: Profile,
+    level: int,
+    effort: Effort,
+    *,
+    limit: float | None = None,
+) -> Subject:
+    """A backend in one arithmetic, as far as a level looks at it."""
+    if not 0 <= level <= 4:
+        raise InputError("level", f"must be one of 0 to 4, got {level}")
+    if profile not in PRECISIONS:
+        raise InputError("profile", f"must be one of {list(PRECISIONS)}, got {profile!r}")
     found = load_backend(backend) if isinstance(backend, str) else backend
     info = found.info()
     check_profile(info, profile)
-    subject = Subject(
+    return Subject(
         backend=found,
         info=info,
         precision=PRECISIONS[profile],
         sees_taps=info.taps and level >= 2,
         limit=LIMITS[effort] if limit is None else limit,
     )
-    wanted = [case for case in CASES.values() if case.level <= level and _is_wanted(case, cases)]
-    results = []
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One case family on one model, to be run.
+
+    Args:
+        case: the family.
+        trial: the backend and the model.
+    """
+
+    case: Case
+    trial: Trial
+
+    @property
+    def id(self) -> str:
+        """``F05/mixer/f32-strict``."""
+        return f"{self.case.id}/{self.trial.model.name}/{self.trial.subject.precision.profile}"
+
+    def run(self, excuses: Sequence[Excuse] = ()) -> Result:
+        """The result in the light of the excuses."""
+        return excused(run_case(self.case, self.trial), excuses)
+
+
+def planned(
+    subject: Subject, *, level: int, effort: Effort, scales: Sequence[str] = (), seed: int = 0
+) -> Iterator[Planned]:
+    """Every case family that suits, on every model that was chosen; models one after the other."""
+    precision = subject.precision
     for name in chosen(effort, tuple(scales)):
         model = ZOO[name]
-        spec = model.build()
-        trial = Trial(subject=subject, model=model, spec=spec, seed=seed, effort=effort)
-        for case in wanted:
+        trial = Trial(subject=subject, model=model, spec=model.build(), seed=seed, effort=effort)
+        for case in CASES.values():
             left_out = effort == "quick" and not scales and case.quick and name not in case.quick
-            if case.suits(model, spec) and profile in case.profiles and not left_out:
-                results.append(excused(run_case(case, trial), excuses))
-                progress(results[-1])
-        del trial
-        if spec.parameter_count > 1_000_000:
+            suits = case.level <= level and precision.profile in case.profiles
+            if suits and not left_out and case.suits(model, trial.spec):
+                yield Planned(case, trial)
+        if trial.spec.parameter_count > 1_000_000:
+            del trial
             gc.collect()  # a framework's model holds its weights in cycles
-    return results
 
 
-def _is_wanted(case: Case, ids: Sequence[str]) -> bool:
-    return not ids or case.id in ids
+def _stale(excuse: Excuse, profile: Profile) -> Result:
+    case, _, rest = excuse.case.partition("/")
+    return Result(
+        case=case,
+        model=rest.partition("/")[0] or "-",
+        profile=profile,
+        level=0,
+        status="fail",
+        message=f"the excuse for {excuse.case} fits no case that was run; do remove it",
+    )
 
 
 def run_case(case: Case, trial: Trial) -> Result:
@@ -130,5 +185,3 @@ def run_case(case: Case, trial: Trial) -> Result:
             message=found.message,
         )
     return replace(result, seconds=time.perf_counter() - started)
-
-

@@ -69,9 +69,7 @@ class Trial:
             self.subject.precision,
             self.seed,
             label,
-            lambda: change(
-                conformance_problem(self.spec, self.subject.precision, seed=self.seed)
-            ),
+            lambda: change(conformance_problem(self.spec, self.subject.precision, seed=self.seed)),
         )
 
     def judged(self, problem: Problem) -> Finding:

@@ -97,7 +97,7 @@ def _conditioned(problem: Problem) -> tuple[Standard, ...]:
         own, share = standard.local.floor, 1.0
         kappa = max((_kappa(before, node) for node in standard.step.nodes), default=0.0)
         if kappa:
-            if standard.step.tap.startswith("blocks."):
+            if standard.oracle.shape == before.shape and standard.step.tap.startswith("blocks."):
                 share = rms(standard.oracle - before) / rms(standard.oracle)
             # The mean's sum, and the difference or the two products with the deviation.
             sums = 0.41 * math.sqrt(before.shape[-1] + 2)
@@ -265,4 +265,6 @@ def telling_problems(trial: Trial) -> Iterator[Problem]:
     if has(trial.spec, LayerNorm, TokenNorm):
         yield trial.problem("small stream", _small_stream)
     if takes_numbers(trial.spec):
-        yield trial.problem("x 2^10", lambda p: p.changed(inputs=p.inputs * p.inputs.dtype.type(1024)))
+        yield trial.problem(
+            "x 2^10", lambda p: p.changed(inputs=p.inputs * p.inputs.dtype.type(1024))
+        )

@@ -80,7 +80,9 @@ def _dtypes(trial: Trial) -> Iterator[Finding]:
     for dtype in (np.float16, ml_dtypes.bfloat16):
         # Conformance weights have 8 bits, so that nothing is lost and nothing may change.
         stored = {n: array.astype(dtype) for n, array in problem.weights.items()}
-        yield trial.judged(trial.problem(f"stored {dtype}", lambda p, s=stored: p.changed(weights=s)))
+        yield trial.judged(
+            trial.problem(f"stored {dtype}", lambda p, s=stored: p.changed(weights=s))
+        )
     if takes_numbers(trial.spec):
         for dtype in (np.float16, np.float64):
             coarse = problem.inputs.astype(ml_dtypes.bfloat16).astype(problem.inputs.dtype)

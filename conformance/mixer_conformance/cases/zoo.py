@@ -193,9 +193,7 @@ _SMALL: tuple[tuple[str, str, Effort, Callable[[], ModelSpec]], ...] = (
         "tiny",
         "Z3",
         "full",
-        _mixer(
-            (12, 20), channels=24, depth=4, token_hidden=20, channel_hidden=40, classes=11
-        ),
+        _mixer((12, 20), channels=24, depth=4, token_hidden=20, channel_hidden=40, classes=11),
     ),
     ("deep", "Z3", "full", _mixer(depth=12)),
 )
@@ -214,8 +212,7 @@ def _published(name: str) -> ZooModel:
 
 
 ZOO: Mapping[str, ZooModel] = {
-    model.name: model
-    for model in (*(ZooModel(*row) for row in _SMALL), *map(_published, VARIANTS))
+    model.name: model for model in (*(ZooModel(*row) for row in _SMALL), *map(_published, VARIANTS))
 }
 """Every model by name."""
 

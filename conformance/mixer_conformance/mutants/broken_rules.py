@@ -88,7 +88,7 @@ EXPORTS = (
         swapped(f"{_TOKENS1}.norm.", f"{_CHANNELS1}.norm."),
         f"{_TOKENS1}.norm.scale",
     ),
-    _export("square kernels exported transposed", _square_transposed, None, "untied", "F21"),
+    _export("square kernels exported transposed", _square_transposed, None, "vit"),
 )
 
 
@@ -183,9 +183,7 @@ def _hostile(
     model: str = "mixer",
     limit: float = 20.0,
 ) -> Known:
-    return Known(
-        name=name, backend=backend, model=model, stage=culprit, killer=killer, limit=limit
-    )
+    return Known(name=name, backend=backend, model=model, stage=culprit, killer=killer, limit=limit)
 
 
 STATE = (

@@ -28,6 +28,7 @@ from .changes import (
     to_int8,
     to_tf32,
     transposed,
+    truncated,
     with_weights,
     zeroed,
     zeroed_everywhere,
@@ -66,7 +67,9 @@ ACTIVATIONS = (
         }.items()
     ),
     _known(
-        "gelu with a ceiling", Mutant(compute={layers.Gelu: wrong.gelu_with_a_ceiling}), None,
+        "gelu with a ceiling",
+        Mutant(compute={layers.Gelu: wrong.gelu_with_a_ceiling}),
+        None,
         killer="F08",
     ),
     _known(
@@ -78,9 +81,7 @@ ACTIVATIONS = (
         "gelu for silu",
         Mutant(
             compute={
-                layers.Silu: lambda layer, weights, x, run: wrong.quick_gelu(
-                    layer, weights, x, run
-                )
+                layers.Silu: lambda layer, weights, x, run: wrong.quick_gelu(layer, weights, x, run)
             }
         ),
         _TOKENS0,
@@ -175,8 +176,8 @@ STEMS = (
             "blue, green, red": lambda x: x[..., ::-1],
             "image flipped": lambda x: x[:, :, ::-1],
             "image upside down": lambda x: x[:, ::-1],
-            "image normalised twice": lambda x: (x - x.dtype.type(0.5)) / x.dtype.type(0.5),
-            "image as 0 to 255": lambda x: x * x.dtype.type(127.5) + x.dtype.type(127.5),
+            "image normalised twice": lambda x: (x - np.float32(0.5)) / np.float32(0.5),
+            "image as 0 to 255": lambda x: x * np.float32(127.5) + np.float32(127.5),
         }.items()
     ),
     _known(
@@ -185,9 +186,7 @@ STEMS = (
         "stem",
         killer="F08",
     ),
-    _known(
-        "image through float16", Mutant(images=lambda x: to_float16(x)), "stem"
-    ),
+    _known("image through float16", Mutant(images=lambda x: to_float16(x)), "stem"),
     _known("stem's bias dropped", Mutant(weights=zeroed("stem.bias")), "stem"),
     _known(
         "words counted from one",
@@ -244,12 +243,8 @@ MIXING = (
         )
     ),
     # No later layer sees this one: the norms remove it.
-    _known(
-        "token bias dropped", Mutant(weights=zeroed(f"{_TOKENS1}.dense_1.bias")), _TOKENS1
-    ),
-    _known(
-        "hidden bias dropped", Mutant(weights=zeroed(f"{_CHANNELS1}.dense_0.bias")), _CHANNELS1
-    ),
+    _known("token bias dropped", Mutant(weights=zeroed(f"{_TOKENS1}.dense_1.bias")), _TOKENS1),
+    _known("hidden bias dropped", Mutant(weights=zeroed(f"{_CHANNELS1}.dense_0.bias")), _CHANNELS1),
     _known(
         "channel bias of the last block dropped",
         Mutant(weights=zeroed(f"{_CHANNELS1}.dense_1.bias")),
@@ -340,9 +335,7 @@ DEPTH = (
     _known("residual twice", Mutant(after=at(_CHANNELS0, lambda x, y: y + x)), _CHANNELS0),
     _known("token branch dropped", Mutant(entering=_from_the_block), _CHANNELS0),
     _known("blocks swapped", Mutant(weights=swapped("blocks.0.", "blocks.1.")), _TOKENS0),
-    _known(
-        "blocks share their weights", Mutant(weights=blocks_from(lambda i, depth: 0)), _TOKENS1
-    ),
+    _known("blocks share their weights", Mutant(weights=blocks_from(lambda i, depth: 0)), _TOKENS1),
     _known(
         "last block with the weights before",
         Mutant(weights=blocks_from(lambda i, depth: min(i, depth - 2))),
@@ -400,9 +393,7 @@ HEADS = (
         Mutant(after=at("logits", lambda x, y: np.log(_softmax(x, y)))),
         "logits",
     ),
-    _known(
-        "head's bias twice", Mutant(weights=changed("head.bias", lambda b: b * 2)), "logits"
-    ),
+    _known("head's bias twice", Mutant(weights=changed("head.bias", lambda b: b * 2)), "logits"),
 )
 
 # --- batch -------------------------------------------------------------------------------------
@@ -433,9 +424,7 @@ BATCH = (
         killer="F10",
     ),
     _known("batch reversed", Mutant(images=lambda x: x[::-1]), "stem"),
-    _known(
-        "first image for all", Mutant(images=lambda x: np.broadcast_to(x[:1], x.shape)), "stem"
-    ),
+    _known("first image for all", Mutant(images=lambda x: np.broadcast_to(x[:1], x.shape)), "stem"),
     _known(
         "only the last image wrong",
         Mutant(
@@ -474,9 +463,7 @@ ARITHMETIC = (
     _known("int8 products", Mutant(arithmetic=rounded_at(by=to_int8)), "stem"),
     _known("TF32 products", Mutant(arithmetic=rounded_at(by=to_tf32)), "stem"),
     _known("TF32 in the stem alone", Mutant(arithmetic=rounded_at("stem", by=to_tf32)), "stem"),
-    _known(
-        "TF32 in one branch", Mutant(arithmetic=rounded_at(_CHANNELS1, by=to_tf32)), _CHANNELS1
-    ),
+    _known("TF32 in one branch", Mutant(arithmetic=rounded_at(_CHANNELS1, by=to_tf32)), _CHANNELS1),
     _known("TF32 in the head", Mutant(arithmetic=rounded_at("logits", by=to_tf32)), "logits"),
     _known("float16 sums", _strict_but(_TOKENS0, Float16Sums()), _TOKENS0),
     _known(
@@ -485,12 +472,13 @@ ARITHMETIC = (
         _TOKENS0,
     ),
     _known(
-        "stream kept in float16", Mutant(after=at(_CHANNELS0, lambda x, y: to_float16(y))),
+        "stream kept in float16",
+        Mutant(after=at(_CHANNELS0, lambda x, y: to_float16(y))),
         _CHANNELS0,
     ),
     Known(
         name="truncation instead of rounding",
-        backend=Mutant(arithmetic=lambda tap: Truncated()),
+        backend=Mutant(arithmetic=lambda tap: Truncated(), after=lambda tap, x, y: truncated(y)),
         model="deep",
         stage=None,
         killer="F28",

@@ -154,7 +154,7 @@ class Float16Sums(Arithmetic):
 
 
 class Truncated(Arithmetic):
-    """Products whose last two bits are cut off, always towards zero."""
+    """Products whose last bit is cut off, always towards zero."""
 
     def __init__(self) -> None:
         super().__init__(np.float32)
@@ -164,14 +164,12 @@ class Truncated(Arithmetic):
 
 
 def truncated(x: Array) -> Array:
-    """The last two bits cut off."""
+    """The last bit cut off."""
     bits = np.ascontiguousarray(x).view(np.uint32)
-    return (bits & np.uint32(0xFFFFFFFC)).view(np.float32)
+    return (bits & np.uint32(0xFFFFFFFE)).view(np.float32)
 
 
-def rounded_at(
-    *taps: str, by: Callable[[Array, int], Array]
-) -> Callable[[str], Arithmetic]:
+def rounded_at(*taps: str, by: Callable[[Array, int], Array]) -> Callable[[str], Arithmetic]:
     """Rounded operands in the named steps, or in all."""
     return lambda tap: Rounded(by) if not taps or tap in taps else Arithmetic(np.float32)
 

@@ -291,7 +291,6 @@ class _RaisesOnOdd(_Model):
         return super().run(inputs, taps)
 
 
-
 class ReturnsNothing(Honest):
     """``load`` forgets its return."""
 

@@ -17,6 +17,9 @@ _STEM = COMPUTE[layers.PatchEmbed]
 _TOKENS = COMPUTE[layers.TokenDense]
 _ATTENTION = COMPUTE[layers.Attention]
 _CONV = COMPUTE[layers.DepthwiseConv]
+_UNTIED = COMPUTE[layers.UntiedTokenDense]
+_UNIT = COMPUTE[layers.GatedUnit]
+_GELU = COMPUTE[layers.Gelu]
 _WORDS = COMPUTE[layers.TokenEmbed]
 
 # --- activations ---------------------------------------------------------------------------
@@ -40,7 +43,7 @@ def silu(layer: Any, weights: Any, x: Array, run: Any) -> Array:
 
 
 def gelu_with_a_ceiling(layer: Any, weights: Any, x: Array, run: Any) -> Array:
-    return np.minimum(COMPUTE[layers.Gelu](layer, weights, x, run), np.float32(1.5))
+    return np.minimum(_GELU(layer, weights, x, run), np.float32(1.5))
 
 
 def gelu_from_a_table(layer: Any, weights: Any, x: Array, run: Any) -> Array:
@@ -191,8 +194,8 @@ def bias_twice(layer: Any, weights: Any, x: Array, run: Any) -> Array:
 
 
 def one_kernel_for_all(layer: Any, weights: Any, x: Array, run: Any) -> Array:
-    kernel = np.broadcast_to(weights["kernel"][:1], weights["kernel"].shape)
-    return COMPUTE[layers.UntiedTokenDense](layer, {**weights, "kernel": kernel}, x, run)
+    kernel = np.repeat(weights["kernel"][:1], len(weights["kernel"]), axis=0)
+    return _UNTIED(layer, {**weights, "kernel": kernel}, x, run)
 
 
 def neighbouring_groups(layer: Any, weights: Any, x: Array, run: Any) -> Array:
@@ -265,7 +268,7 @@ def unit_on_the_other_axis(layer: Any, weights: Any, x: Array, run: Any) -> Arra
     axis = 1 if layer.axis == "token" else 2
     half = x.shape[axis] // 2
     order = np.arange(2 * half).reshape(half, 2).T.ravel()
-    return COMPUTE[layers.GatedUnit](layer, weights, np.take(x, order, axis=axis), run)
+    return _UNIT(layer, weights, np.take(x, order, axis=axis), run)
 
 
 def attention_scale(layer: Any, weights: Any, x: Array, run: Any) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ Weights = dict[str, Array]
 Change = Callable[[Any], Any]
 Compute = Callable[..., Array]
 """``(layer, own weights, x, run)``, as in ``mixer_spec.reference.layers``."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Two threads that replace the same functions would put each other's back."""
 
 
 def same(value: Any) -> Any:
@@ -97,7 +101,7 @@ class Mutant:
         """
         step = next(step for step in spec.steps if step.tap == tap)
         # The oracle runs the same functions: they are replaced during this call only.
-        with mock.patch.dict(COMPUTE, self.compute), np.errstate(all="ignore"):
+        with _ONE_AT_A_TIME, mock.patch.dict(COMPUTE, self.compute), np.errstate(all="ignore"):
             return self.after(tap, x, run_step(step, weights, x, arithmetic))
 
 
