@@ -9,7 +9,7 @@ sizes each tells GELU's form, epsilon, the accumulator, and what becomes of subn
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -197,7 +197,7 @@ def _bits(found: Array, sent: Array) -> int:
     return int(lost.min()) if lost.size else int(ks.max()) + 1
 
 
-_FORMS = {
+_FORMS: dict[str, Callable[[float], float]] = {
     "tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "erf": lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2))),
     "quick": lambda x: x / (1 + math.exp(-1.702 * x)),

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mixer_spec import ModelSpec, SpecError
 from mixer_spec.model import Stage
@@ -164,7 +165,8 @@ def _narrower(spec: ModelSpec) -> Iterator[ModelSpec]:
             if len(dense) < 2:
                 continue
             layers = list(branch.layers)
-            layers[dense[0]] = replace(layers[dense[0]], features=2)  # type: ignore[call-arg]
+            first: Any = layers[dense[0]]
+            layers[dense[0]] = replace(first, features=2)
             block = list(stage.block)
             try:
                 block[place] = replace(branch, layers=tuple(layers))

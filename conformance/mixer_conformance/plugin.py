@@ -79,11 +79,11 @@ class ConformanceItem(pytest.Item):
         if result.status not in GOOD:
             raise NotConformant(f"{result.status}: {result.message}")
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], **rest: Any) -> Any:
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The finding in one sentence; only a fault of the suite's own has a traceback."""
         if isinstance(excinfo.value, NotConformant):
             return str(excinfo.value)
-        return super().repr_failure(excinfo, **rest)
+        return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """Where the test is, for pytest's lines."""

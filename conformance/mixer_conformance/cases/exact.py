@@ -11,6 +11,7 @@ from mixer_conformance.measure import Array
 from mixer_conformance.weights import splitmix64
 from mixer_spec import ModelSpec
 from mixer_spec.reference import forward
+from mixer_spec.shapes import Image
 from mixer_spec.weights import Weights
 
 from .base import WIDE, Case, Trial
@@ -40,11 +41,13 @@ def _quiet(spec: ModelSpec) -> dict[str, Array]:
 
 def _balanced(spec: ModelSpec, weights: dict[str, Array]) -> Array:
     """Inputs whose every token is +-128 in equal parts, so that a norm makes exactly +-1 of it."""
-    signs = np.where(np.arange(spec.input.shape[0] * spec.input.shape[1]) % 3 == 0, -1.0, 1.0)
+    assert isinstance(spec.input, Image)  # the probe
+    height, width = spec.input.height, spec.input.width
+    signs = np.where(np.arange(height * width) % 3 == 0, -1.0, 1.0)
     kernel = weights["stem.kernel"]
     kernel[0, 0, 0, :] = 128.0 * np.where(np.arange(kernel.shape[-1]) % 2, 1.0, -1.0)
     images = np.zeros((2, *spec.input.shape), np.float32)
-    images[..., 0] = signs.reshape(spec.input.shape[:2])
+    images[..., 0] = signs.reshape(height, width)
     images[1] *= -1
     return images
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,7 +57,7 @@ def _small_stream(problem: Problem) -> Problem:
 
 def _transitions(problem: Problem) -> dict[str, Array]:
     """The last layer of each transition, whose output is the stream behind it."""
-    changed = {}
+    changed: dict[str, Array] = {}
     for step in problem.spec.steps:
         for node in step.nodes[:-1]:
             if node.path.startswith("transitions.") and node.name == "dense_1":
@@ -130,9 +131,7 @@ def _kappa(x: Array, node: Node) -> float:
 
 def _shifted(trial: Trial) -> Iterator[Finding]:
     for by in (64.0, 1024.0):
-        problem = trial.problem(
-            f"shifted by {by:g}", lambda problem, by=by: _large_mean(problem, by)
-        )
+        problem = trial.problem(f"shifted by {by:g}", functools.partial(_large_mean, by=by))
         taps = trial.load(problem.weights).forward(problem.inputs)
         yield of_taps(judge(problem.weights, problem.inputs, [taps], _conditioned(problem))[0])
 
@@ -187,16 +186,14 @@ F07 = Case(
 # --- F08 ---------------------------------------------------------------------------------------
 
 
+def _times(problem: Problem, factor: float) -> Problem:
+    return problem.changed(inputs=problem.inputs * problem.inputs.dtype.type(factor))
+
+
 def _ladder(trial: Trial) -> Iterator[Finding]:
     for power in (-20, -10, 10, 20, 40):
-        yield trial.judged(
-            trial.problem(
-                f"x 2^{power}",
-                lambda problem, power=power: problem.changed(
-                    inputs=problem.inputs * problem.inputs.dtype.type(2.0**power)
-                ),
-            )
-        )
+        larger = functools.partial(_times, factor=2.0**power)
+        yield trial.judged(trial.problem(f"x 2^{power}", larger))
 
 
 F08 = Case(
@@ -265,6 +262,4 @@ def telling_problems(trial: Trial) -> Iterator[Problem]:
     if has(trial.spec, LayerNorm, TokenNorm):
         yield trial.problem("small stream", _small_stream)
     if takes_numbers(trial.spec):
-        yield trial.problem(
-            "x 2^10", lambda p: p.changed(inputs=p.inputs * p.inputs.dtype.type(1024))
-        )
+        yield trial.problem("x 2^10", functools.partial(_times, factor=2.0**10))

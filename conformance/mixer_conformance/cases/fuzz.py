@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from mixer_conformance.findings import Finding, of_taps
 from mixer_conformance.problem import conformance_problem
@@ -38,7 +39,7 @@ def drawn_spec(seed: int) -> ModelSpec:
     """
     draw = _Draws(seed)
     patch = draw.of((1, 2, 3, 4))
-    common = {
+    common: dict[str, Any] = {
         "image_size": (patch * draw.of((1, 2, 3, 5)), patch * draw.of((1, 2, 3, 4))),
         "patch": patch,
         "channels": draw.of(_SIZES),
@@ -46,9 +47,11 @@ def drawn_spec(seed: int) -> ModelSpec:
         "classes": draw.of(_SIZES),
     }
     hidden, wide, heads = draw.of(_SIZES), draw.of(_SIZES), draw.of((1, 2, 3))
-    widths = {"token_hidden": hidden, "channel_hidden": wide}
-    even = {"token_hidden": 2 * hidden, "channel_hidden": 2 * wide}
-    sequence = {name: common[name] for name in ("channels", "depth", "classes")} | widths
+    widths: dict[str, Any] = {"token_hidden": hidden, "channel_hidden": wide}
+    even: dict[str, Any] = {"token_hidden": 2 * hidden, "channel_hidden": 2 * wide}
+    sequence: dict[str, Any] = {
+        name: common[name] for name in ("channels", "depth", "classes")
+    } | widths
     tokens = draw.of(_SIZES)
     makers = (
         lambda: families.mixer(**common, **widths),

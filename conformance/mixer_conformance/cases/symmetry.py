@@ -11,6 +11,7 @@ from mixer_conformance.measure import Array, deviation
 from mixer_conformance.tolerance import Judgement
 from mixer_conformance.weights import conformance_weights
 from mixer_spec import ModelSpec, families
+from mixer_spec.shapes import Image
 from mixer_spec.weights import Weights
 
 from .base import Case, Trial, on, on_small, zeros
@@ -40,6 +41,11 @@ def _as_before(
 
 def _blocks(spec: ModelSpec) -> range:
     return range(spec.depth)
+
+
+def _sides(spec: ModelSpec) -> tuple[int, int]:
+    assert isinstance(spec.input, Image)  # the models that these are run on
+    return spec.input.height, spec.input.width
 
 
 def _order(length: int) -> Array:
@@ -169,7 +175,7 @@ def _empty_block(trial: Trial) -> Iterator[Finding]:
     """The last block does nothing: exactly what the model without it computes."""
     spec, weights = trial.spec, trial.standard.weights
     shorter = families.mixer(
-        image_size=(spec.input.shape[0], spec.input.shape[1]),
+        image_size=_sides(spec),
         patch=4,
         channels=len(weights["norm.scale"]),
         depth=spec.depth - 1,
@@ -212,7 +218,7 @@ F15 = Case(
 def _tiled(trial: Trial) -> Iterator[Finding]:
     """Four copies of the image, and a token mixing that sees one copy at a time."""
     spec, weights = trial.spec, trial.standard.weights
-    height, width = spec.input.shape[:2]
+    height, width = _sides(spec)
     hidden = len(weights["blocks.0.token_mixing.dense_0.bias"])
     larger = families.mixer(
         image_size=(2 * height, 2 * width),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import ml_dtypes
@@ -9,6 +10,7 @@ import numpy as np
 
 from mixer_conformance.findings import Finding, of_rule
 from mixer_conformance.measure import Array
+from mixer_conformance.problem import Problem
 from mixer_spec import VARIANTS
 from mixer_spec.weights import Weights
 
@@ -81,7 +83,7 @@ def _dtypes(trial: Trial) -> Iterator[Finding]:
         # Conformance weights have 8 bits, so that nothing is lost and nothing may change.
         stored = {n: array.astype(dtype) for n, array in problem.weights.items()}
         yield trial.judged(
-            trial.problem(f"stored {dtype}", lambda p, s=stored: p.changed(weights=s))
+            trial.problem(f"stored {dtype}", functools.partial(Problem.changed, weights=stored))
         )
     if takes_numbers(trial.spec):
         for dtype in (np.float16, np.float64):
