@@ -35,7 +35,7 @@ Array = np.ndarray[Any, Any]
 SIZE = {"image_size": (4, 6), "patch": 2, "classes": 3}  # a grid of 2 x 3 tokens
 MLPS = {"token_hidden": 5, "channel_hidden": 7}
 SEQUENCE = {"channels": 4, "depth": 1, "classes": 3, **MLPS}
-MIXER = families.mixer(channels=4, depth=2, **MLPS, **SIZE)
+MIXER = families.mixer(channels=4, depth=1, **MLPS, **SIZE)
 TRANSITION = (LayerNorm(epsilon=1e-3), TokenDense(features=6), ChannelDense(features=4))
 
 SPECS = {
@@ -55,7 +55,7 @@ SPECS = {
     "two stages": dataclasses.replace(
         MIXER,
         stages=(
-            *MIXER.stages,
+            dataclasses.replace(MIXER.stages[0], depth=2),
             Stage(transition=TRANSITION, block=MIXER.stages[0].block, depth=1),
         ),
     ),
@@ -66,12 +66,18 @@ BACKENDS = {
     "torch": TorchBackend(),
     "reference": ReferenceBackend(),
 }
-# Compiling a scanned model is JAX's affair and not the layers': one of each shape will do.
-CASES = [
+# XLA compiles each case for a second or two, so JAX takes the slow ones once.
+IN_FLOAT64 = [
     (backend, name)
     for backend in BACKENDS
     for name in SPECS
-    if backend != "jax scanned" or name in {"mixer", "words", "two stages"}
+    if backend != "jax scanned" or name in {"words", "two stages"}
+]
+IN_FLOAT32 = [
+    (backend, name)
+    for backend in ("jax", "torch", "reference")
+    for name in SPECS
+    if backend != "jax" or name in {"mixer", "gmlp", "vit"}
 ]
 LOSS = CrossEntropy(label_smoothing=0.1)
 OPTIMISERS = {
@@ -176,7 +182,7 @@ def vjp(backend: Any, exact: Exact, profile: str) -> Any:
 # --- gradients ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("backend", "name"), CASES)
+@pytest.mark.parametrize(("backend", "name"), IN_FLOAT64)
 def test_float64_gradients_are_the_references(backend: str, name: str) -> None:
     exact = Exact(SPECS[name])
     found = vjp(BACKENDS[backend], exact, "f64")
@@ -185,7 +191,7 @@ def test_float64_gradients_are_the_references(backend: str, name: str) -> None:
     assert max(errors.values()) < 1e-11, errors
 
 
-@pytest.mark.parametrize(("backend", "name"), CASES)
+@pytest.mark.parametrize(("backend", "name"), IN_FLOAT32)
 def test_float32_gradients_are_within_the_noise_of_float32(backend: str, name: str) -> None:
     exact = Exact(SPECS[name])
     found = vjp(BACKENDS[backend], exact, "f32-strict")
@@ -339,29 +345,45 @@ def reference_step(spec: ModelSpec, **options: Any) -> Any:
     return step
 
 
+def spec_for(optimiser: str) -> ModelSpec:
+    return SPECS["words" if optimiser == "classical" else "mixer"]
+
+
 @pytest.mark.parametrize(
     ("backend", "optimiser"),
     [(b, o) for b in BACKENDS for o in OPTIMISERS if b != "jax scanned" or o == "adamw"],
 )
-def test_three_steps_are_the_references(backend: str, optimiser: str) -> None:
-    spec = SPECS["words" if optimiser == "classical" else "mixer"]
-    for profile, dtype in (("f64", "float64"), ("f32-strict", "float32")):
-        model = BACKENDS[backend].load(spec, drawn(spec), profile=profile)
-        losses, state = trained(model.train_step, OPTIMISERS[optimiser], spec)
-        exact_losses, exact = trained(reference_step(spec), OPTIMISERS[optimiser], spec)
-        allowed = 1e-12
-        if profile == "f32-strict":
-            noise = [
-                trained(
-                    reference_step(spec, arithmetic=Shuffled(seed)), OPTIMISERS[optimiser], spec
-                )
-                for seed in range(8)
-            ]
-            allowed = 4 * max(difference(noisy, exact) for _, noisy in noise)
-        assert difference(state, exact) < allowed
-        assert losses == pytest.approx(exact_losses, rel=1e-12 if profile == "f64" else 1e-5)
-        arrays: list[Mapping[str, Array]] = [state.weights, *state.slots.values()]
-        assert {array.dtype.name for tree in arrays for array in tree.values()} == {dtype}
+def test_three_steps_in_float64_are_the_references(backend: str, optimiser: str) -> None:
+    spec = spec_for(optimiser)
+    model = BACKENDS[backend].load(spec, drawn(spec), profile="f64")
+    losses, state = trained(model.train_step, OPTIMISERS[optimiser], spec)
+    exact_losses, exact = trained(reference_step(spec), OPTIMISERS[optimiser], spec)
+    assert difference(state, exact) < 1e-12
+    assert losses == pytest.approx(exact_losses, rel=1e-12)
+    assert dtypes(state) == {"float64"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "optimiser"),
+    [("jax", "adamw"), *((b, o) for b in ("torch", "reference") for o in OPTIMISERS)],
+)
+def test_three_steps_in_float32_are_within_its_noise(backend: str, optimiser: str) -> None:
+    spec = spec_for(optimiser)
+    model = BACKENDS[backend].load(spec, drawn(spec), profile="f32-strict")
+    losses, state = trained(model.train_step, OPTIMISERS[optimiser], spec)
+    exact_losses, exact = trained(reference_step(spec), OPTIMISERS[optimiser], spec)
+    noisy = (
+        trained(reference_step(spec, arithmetic=Shuffled(seed)), OPTIMISERS[optimiser], spec)[1]
+        for seed in range(8)
+    )
+    assert difference(state, exact) < 4 * max(difference(run, exact) for run in noisy)
+    assert losses == pytest.approx(exact_losses, rel=1e-5)
+    assert dtypes(state) == {"float32"}
+
+
+def dtypes(state: TrainState) -> set[str]:
+    trees: list[Mapping[str, Array]] = [state.weights, *state.slots.values()]
+    return {array.dtype.name for tree in trees for array in tree.values()}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
