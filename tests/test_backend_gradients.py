@@ -226,6 +226,19 @@ def test_a_weight_behind_the_tap_has_a_gradient_of_zeros(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_arrays_of_another_layout_or_byte_order_are_the_same_numbers(backend: str) -> None:
+    exact = Exact(MIXER)
+    model = BACKENDS[backend].load(MIXER, exact.weights)
+    plain = model.vjp(exact.inputs, exact.cotangents).weights
+    turned = {
+        tap: np.asfortranarray(array.astype(">f4")) for tap, array in exact.cotangents.items()
+    }
+    found = model.vjp(exact.inputs.astype(">f4")[:, ::-1][:, ::-1], turned).weights
+    for name, gradient in plain.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_what_does_not_fit_is_refused(backend: str) -> None:
     exact = Exact(MIXER)
     model = BACKENDS[backend].load(MIXER, exact.weights)

@@ -117,7 +117,9 @@ def test_a_profile_computes_in_one_dtype_throughout(scan: bool, profile: Any, ab
     weights = {name: array.astype(dtype) for name, array in _noisy().items()}
     model = JaxBackend(scan=scan).load(SPEC, weights, profile=profile)
     with jax.enable_x64(True):
-        lowered = mixer_jax.backend._run.trace(SPEC, model.params, _images(dtype=dtype), SPEC.taps)
+        lowered = mixer_jax.backend._run.trace(
+            SPEC, model.params, _images(dtype=dtype), SPEC.taps, model.dtype
+        )
     program = str(lowered.jaxpr)
     assert absent not in program
     assert {"f32[": "f64[", "f64[": "f32["}[absent] in program

@@ -78,6 +78,11 @@ def _cast(tree: Any, dtype: type[np.floating[Any]]) -> Any:
     return jax.tree.map(cast, tree)
 
 
+def _native(tree: Any) -> Any:
+    """Every NumPy array of ``tree`` in the machine's byte order, in which JAX reads all bytes."""
+    return jax.tree.map(lambda a: a.astype(a.dtype.newbyteorder("="), copy=False), tree)
+
+
 @dataclass(frozen=True, slots=True)
 class JaxModel:
     """A spec with its parameters on the device, computing in ``dtype``."""
@@ -90,10 +95,8 @@ class JaxModel:
         """See :meth:`mixer_spec.backend.Model.forward`."""
         check_inputs(self.spec, inputs, taps)
         wanted = tuple(tap for tap in self.spec.taps if tap in taps)
-        # JAX reads an array's bytes in the machine's own order, whatever the array's is.
-        inputs = inputs.astype(inputs.dtype.newbyteorder("="), copy=False)
         with jax.enable_x64(True):
-            found = _run(self.spec, self.params, inputs, wanted, self.dtype)
+            found = _run(self.spec, self.params, _native(inputs), wanted, self.dtype)
             return {tap: np.asarray(x) for tap, x in found.items()}
 
     def vjp(self, inputs: NDArray[Any], cotangents: Mapping[str, NDArray[Any]]) -> Gradients:
@@ -102,7 +105,7 @@ class JaxModel:
         check_cotangents(self.spec, len(inputs), cotangents)
         with jax.enable_x64(True):
             params, of_inputs = _pull_back(
-                self.spec, self.params, inputs, dict(cotangents), self.dtype
+                self.spec, self.params, _native(inputs), _native(dict(cotangents)), self.dtype
             )
             return Gradients(
                 weights=to_canonical(unstack(self.spec, jax.tree.map(np.asarray, params))),
@@ -132,7 +135,7 @@ class JaxModel:
         training = load_or_name_extra("train_step", _training)
         with jax.enable_x64(True):
             weights, slots, inputs = _cast(
-                (dict(state.weights), dict(state.slots), inputs), self.dtype
+                _native((dict(state.weights), dict(state.slots), inputs)), self.dtype
             )
             value, weights, slots = training.train_step(
                 self.spec,
@@ -140,7 +143,7 @@ class JaxModel:
                 slots,
                 np.int32(state.step),
                 inputs,
-                labels,
+                _native(labels),
                 loss=loss,
                 optimiser=optimiser,
                 scan="stages" in self.params,
