@@ -9,6 +9,7 @@ from .exact import F02
 from .extremes import F05, F06, F07, F08, F09
 from .fuzz import F30
 from .golden import F01, F04
+from .gradients import F17, F18, F19
 from .inputs import F10, F11, F12
 from .liveness import F03
 from .numbers import F26, F28
@@ -37,6 +38,9 @@ CASES: Mapping[str, Case] = {
         F14,
         F15,
         F16,
+        F17,
+        F18,
+        F19,
         F20,
         F21,
         F22,

@@ -10,8 +10,9 @@ from . import mistakes as wrong
 from .broken_rules import RULES
 from .catalogue import COMPUTED
 from .mutant import Equivalent, Known, Mutant
+from .training import TRAINED
 
-MUTANTS: Mapping[str, Known] = {known.name: known for known in (*COMPUTED, *RULES)}
+MUTANTS: Mapping[str, Known] = {known.name: known for known in (*COMPUTED, *RULES, *TRAINED)}
 """Every mistake by its name."""
 
 EQUIVALENT: tuple[Equivalent, ...] = (

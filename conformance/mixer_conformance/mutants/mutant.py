@@ -23,7 +23,7 @@ Change = Callable[[Any], Any]
 Compute = Callable[..., Array]
 """``(layer, own weights, x, run)``, as in ``mixer_spec.reference.layers``."""
 
-_ONE_AT_A_TIME = threading.Lock()
+ONE_AT_A_TIME = threading.Lock()
 """Two threads that replace the same functions would put each other's back."""
 
 
@@ -101,7 +101,7 @@ class Mutant:
         """
         step = next(step for step in spec.steps if step.tap == tap)
         # The oracle runs the same functions: they are replaced during this call only.
-        with _ONE_AT_A_TIME, mock.patch.dict(COMPUTE, self.compute), np.errstate(all="ignore"):
+        with ONE_AT_A_TIME, mock.patch.dict(COMPUTE, self.compute), np.errstate(all="ignore"):
             return self.after(tap, x, run_step(step, weights, x, arithmetic))
 
 
@@ -155,6 +155,13 @@ class Known:
     killer: str = "F01"
     profile: Profile = "f32-strict"
     limit: float = 20.0
+
+
+def known(
+    name: str, mutant: Mutant, stage: str | None, model: str = "mixer", killer: str = "F01"
+) -> Known:
+    """A mistake of the catalogue."""
+    return Known(name=name, backend=mutant, model=model, stage=stage, killer=killer)
 
 
 @dataclass(frozen=True, slots=True)
