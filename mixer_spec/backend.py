@@ -1,4 +1,4 @@
-"""What a backend is: two protocols, their input checks, and discovery by name."""
+"""What a backend is: its protocols, their input checks, and discovery by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,22 @@ from .errors import InputError, UnknownNameError
 from .extras import load_or_name_extra
 from .model import ModelSpec
 from .shapes import Image, ModelInput, TokenIds
+from .training import CrossEntropy, Gradients, Optimiser, TrainState
 from .weights import Weights
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-Profile = Literal["f32-strict", "f64"]
-"""An arithmetic: ``f32-strict`` is IEEE float32 throughout, without TF32 and fast-math."""
+Profile = Literal["f64", "f32-strict", "f32-tf32", "f32-bf16mm", "bf16", "fp16", "int8"]
+"""An arithmetic.
 
-PROFILES: tuple[Profile, ...] = ("f32-strict", "f64")
+``f32-strict`` is IEEE float32 throughout, without TF32 and fast-math; ``f32-tf32`` and
+``f32-bf16mm`` round the operands of products to 11 and 8 bits and add up in float32; ``bf16`` and
+``fp16`` keep what flows between layers in 8 or 11 bits too; ``int8`` quantises the operands of
+products. Results are float32 arrays, and float64 for ``f64``.
+"""
+
+PROFILES: tuple[Profile, ...] = get_args(Profile)
 
 GROUP = "mixer_spec.backends"
 
@@ -71,6 +78,62 @@ class Model(Protocol):
 
     def export_weights(self) -> Weights:
         """The weights it holds under their canonical names, bit for bit as they were loaded."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A model that can also be differentiated: optional, and what level L3 of conformance judges."""
+
+    def vjp(self, inputs: NDArray[Any], cotangents: Mapping[str, NDArray[Any]]) -> Gradients:
+        """The gradients of ``sum over taps of sum(cotangent * tap)``.
+
+        A cotangent on one tap alone differentiates the part of the model in front of it, so a
+        mistake can be found without looking inside the backend.
+
+        Args:
+            inputs: as for :meth:`Model.forward`.
+            cotangents: tap to array of the tap's shape; taps that are absent count for nothing.
+
+        Returns:
+            With respect to every weight, also those that no tap depends on (zeros), and to the
+            inputs, in the profile's dtype.
+
+        Raises:
+            InputError: if the inputs or the cotangents do not fit the spec.
+        """
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A model that can also be trained: optional, and what level L4 of conformance judges."""
+
+    def train_step(
+        self,
+        state: TrainState,
+        inputs: NDArray[Any],
+        labels: NDArray[Any],
+        *,
+        loss: CrossEntropy,
+        optimiser: Optimiser,
+    ) -> tuple[float, TrainState]:
+        """One step of training: the loss before it, and the state after it.
+
+        A pure function: it computes from the weights in ``state``, changes neither them nor those
+        that the model was loaded with, and remembers nothing.
+
+        Args:
+            state: :func:`mixer_spec.training.initial_state`, or what an earlier step returned.
+            inputs: as for :meth:`Model.forward`.
+            labels: ``[batch]``, whole numbers below ``spec.classes``.
+            loss: what is differentiated.
+            optimiser: how the weights follow the gradients.
+
+        Raises:
+            InputError: if the inputs, the labels or the state's slots do not fit.
+            WeightsError: if the state's weights do not fit the spec.
+        """
         ...
 
 

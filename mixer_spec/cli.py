@@ -25,7 +25,8 @@ from .errors import MissingExtraError, MixerSpecError
 from .extras import load_or_name_extra
 
 GROUP = "mixer_spec.commands"
-"""The entry point group: each entry is a function with typer-annotated parameters."""
+"""The entry point group: each entry is a function with typer-annotated parameters, or a
+``typer.Typer`` with several of them."""
 
 
 class Commands(TyperGroup):
@@ -51,11 +52,14 @@ def _registered() -> dict[str, EntryPoint]:
 
 
 def _make(entry: EntryPoint) -> Any:
-    """The command of an entry point; if it cannot be imported, one that says why."""
+    """The command or group of an entry point; if it cannot be imported, one that says why."""
     where = f"command {entry.name}"
     one = typer.Typer(add_completion=False)
     try:
-        one.command(entry.name)(load_or_name_extra(where, entry.load))
+        found = load_or_name_extra(where, entry.load)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_command(found)
+        one.command(entry.name)(found)
     except MissingExtraError as error:
         _add_refusal(one, entry.name, error)
     except (ImportError, AttributeError) as error:

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
         "typer",
     },
     "mixer_conformance": {"mixer_spec", "ml_dtypes", "rich", "typer"},
-    "mixer_jax": {"mixer_spec", "flax", "jax", "ml_dtypes"},
+    "mixer_jax": {"mixer_spec", "flax", "jax", "ml_dtypes", "optax"},
     "mixer_torch": {"mixer_spec", "ml_dtypes", "torch"},
     "mixer_onnxruntime": {
         "mixer_spec",

@@ -10,13 +10,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixer_spec.backend import PROFILES, BackendInfo, Profile, check_inputs, check_profile
+from mixer_spec.backend import BackendInfo, Profile, check_inputs, check_profile
 from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
+from mixer_spec.training import (
+    CrossEntropy,
+    Gradients,
+    Optimiser,
+    TrainState,
+    check_cotangents,
+    check_labels,
+    check_state,
+)
 from mixer_spec.weights import Weights
 
 from .arrays import to_array, to_tensor
 from .model import SpecModel, assemble, export_weights
+from .training import tap_gradients, train_step
 
 _DTYPES: Mapping[Profile, torch.dtype] = {"f32-strict": torch.float32, "f64": torch.float64}
 
@@ -51,13 +61,68 @@ class TorchModel:
     def forward(self, inputs: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
         """See :meth:`mixer_spec.backend.Model.forward`."""
         check_inputs(self.module.spec, inputs, taps)
-        parameter = next(self.module.parameters())
-        with torch.inference_mode(), strict_arithmetic(parameter.device):
-            tensor = _as_pytorch_expects(inputs).to(parameter.device)
-            if tensor.is_floating_point():
-                tensor = tensor.to(parameter.dtype)
-            found = self.module.forward_taps(tensor, taps)
+        with torch.inference_mode(), strict_arithmetic(self._device):
+            found = self.module.forward_taps(_channels_first(self._tensor(inputs)), taps)
         return {tap: to_array(x) for tap, x in found.items()}
+
+    def vjp(self, inputs: NDArray[Any], cotangents: Mapping[str, NDArray[Any]]) -> Gradients:
+        """See :meth:`mixer_spec.backend.Differentiable.vjp`."""
+        check_inputs(self.module.spec, inputs)
+        check_cotangents(self.module.spec, len(inputs), cotangents)
+        tensor = self._tensor(inputs)
+        wanted = [tensor.requires_grad_()] if tensor.is_floating_point() else []
+        with torch.enable_grad(), strict_arithmetic(self._device):
+            of_parameters, of_inputs = tap_gradients(
+                self.module,
+                _channels_first(tensor),
+                {tap: self._tensor(cotangent) for tap, cotangent in cotangents.items()},
+                wanted,
+            )
+        return Gradients(
+            weights={name: to_array(gradient) for name, gradient in of_parameters.items()},
+            inputs=to_array(of_inputs[0]) if wanted else None,
+        )
+
+    def train_step(
+        self,
+        state: TrainState,
+        inputs: NDArray[Any],
+        labels: NDArray[Any],
+        *,
+        loss: CrossEntropy,
+        optimiser: Optimiser,
+    ) -> tuple[float, TrainState]:
+        """See :meth:`mixer_spec.backend.Trainable.train_step`."""
+        check_state(self.module.spec, optimiser, state)
+        check_inputs(self.module.spec, inputs)
+        check_labels(self.module.spec, len(inputs), labels)
+        parameters = {
+            name: self._tensor(array).clone().requires_grad_()
+            for name, array in state.weights.items()
+        }
+        slots = {
+            slot: {name: self._tensor(array).clone() for name, array in arrays.items()}
+            for slot, arrays in state.slots.items()
+        }
+        with strict_arithmetic(self._device):
+            value = train_step(
+                self.module,
+                parameters,
+                slots,
+                state.step,
+                _channels_first(self._tensor(inputs)),
+                self._tensor(labels),
+                loss,
+                optimiser,
+            )
+        return value, TrainState(
+            step=state.step + 1,
+            weights={name: to_array(tensor) for name, tensor in parameters.items()},
+            slots={
+                slot: {name: to_array(tensor) for name, tensor in tensors.items()}
+                for slot, tensors in slots.items()
+            },
+        )
 
     def export_weights(self) -> Weights:
         """See :meth:`mixer_spec.backend.Model.export_weights`; the arrays are read-only."""
@@ -67,13 +132,20 @@ class TorchModel:
             found[name].flags.writeable = False
         return found
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
 
-def _as_pytorch_expects(inputs: NDArray[Any]) -> torch.Tensor:
-    """Images with their channels first, as a view; ids as int64; vectors as they are."""
-    if np.issubdtype(inputs.dtype, np.integer):
-        return torch.from_numpy(inputs.astype(np.int64))
-    tensor = to_tensor(inputs)
-    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        """On the model's device and in its dtype; whole numbers as int64."""
+        if np.issubdtype(array.dtype, np.integer):
+            return torch.from_numpy(array.astype(np.int64)).to(self._device)
+        return to_tensor(array).to(self._device, next(self.module.parameters()).dtype)
+
+
+def _channels_first(inputs: torch.Tensor) -> torch.Tensor:
+    """Images as the module takes them, as a view; sequences as they are."""
+    return inputs.permute(0, 3, 1, 2) if inputs.ndim == 4 else inputs
 
 
 class TorchBackend:
@@ -104,7 +176,7 @@ class TorchBackend:
             name="torch",
             versions={"torch": torch.__version__},
             device=str(self._device),
-            profiles=PROFILES,
+            profiles=tuple(_DTYPES),
         )
 
     def load(

@@ -8,16 +8,23 @@ Example:
 """
 
 from .compare import Comparison, compare
+from .excuses import Excuse, read_excuses
 from .report import BackendReport, Report
+from .result import Result
+from .suite import run
 from .verify import verify
 from .weights import conformance_inputs, conformance_weights
 
 __all__ = [
     "BackendReport",
     "Comparison",
+    "Excuse",
     "Report",
+    "Result",
     "compare",
     "conformance_inputs",
     "conformance_weights",
+    "read_excuses",
+    "run",
     "verify",
 ]

@@ -92,7 +92,7 @@ def verify(
     if chosen:
         from .verify import verify as judge
 
-        with _progress() as show:
+        with progress() as show:
             for label, spec, weights in models:
 
                 def tell(activity: str, label: str = label) -> None:
@@ -220,7 +220,7 @@ def _exit_code(reports: Sequence[Report]) -> int:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[Callable[[str], None]]:
     """A line on stderr that says what is being done; silent where stderr is no terminal."""
     from rich.console import Console
 

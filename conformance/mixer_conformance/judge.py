@@ -1,25 +1,26 @@
-"""The judging pass: one float64 walk over the steps, with every run's tables side by side.
+"""The judging pass: the standards of every tap, and every run held against them.
 
-At each step the oracle's table, the yardstick runs' and every backend's previous tap are stacked
-along the batch and sent through the float64 step together, so that each weight is cast once. A
-run is then compared twice: with what float64 makes of its own previous tap (local: only this step
-can be at fault) and with the oracle (end to end).
+The standards are one walk over the steps in float64 beside the noisy runs that make the tolerance.
+A run is then compared twice at each tap: with what float64 makes of its own previous tap (local:
+only this step can be at fault) and with the oracle (end to end). Tables that pass a float64 step
+are stacked along the batch, so that each weight is cast once for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mixer_spec import ModelSpec
 from mixer_spec.graph import Step
-from mixer_spec.reference import FLOAT64, Shuffled, run_step
+from mixer_spec.reference import FLOAT64, run_step
 from mixer_spec.weights import Weights
 
 from .floors import root_sum_square, step_floor
 from .measure import Array, deviation
+from .precision import STRICT, Precision
 from .tolerance import Judgement, Tolerance, worst
 
 Taps = Mapping[str, Array]
@@ -51,61 +52,100 @@ class TapJudgement:
         return all(judgement.passed for judgement in self.judgements)
 
 
-def judge(
+@dataclass(frozen=True, slots=True)
+class Standard:
+    """What a run is held against at one tap.
+
+    Args:
+        step: the layers that lead to the tap.
+        oracle: the tap in float64, from the inputs on.
+        local: the tolerance of this step alone.
+        end_to_end: the tolerance of all steps up to this one.
+    """
+
+    step: Step
+    oracle: Array
+    local: Tolerance
+    end_to_end: Tolerance
+
+
+def standards(
     spec: ModelSpec,
     weights: Weights,
     inputs: Array,
-    runs: Sequence[Taps],
-    yardsticks: Sequence[Shuffled],
-    progress: Callable[[str], None],
+    precision: Precision = STRICT,
+    *,
+    yardsticks: int,
+    progress: Callable[[str], None] = lambda tap: None,
+) -> Iterator[Standard]:
+    """Walk the steps in float64 beside the noisy runs that make the tolerance.
+
+    Args:
+        spec: the architecture.
+        weights: what every run is given.
+        inputs: ``[batch, height, width, rgb]``, or sequences; likewise.
+        precision: the arithmetic that a run claims.
+        yardsticks: how many noisy runs; at least one.
+        progress: is told each step's tap.
+    """
+    noisy = [(inputs, precision.shuffled(number)) for number in range(yardsticks)]
+    oracle: Array = FLOAT64.cast(inputs)
+    floor = 0.0
+    for step in spec.steps:
+        progress(step.tap)
+        # A model's infinities travel on; they are judged, not warned of.
+        with np.errstate(all="ignore"):
+            exact, local_floor = _float64_step(step, weights, [oracle, *(x for x, _ in noisy)])
+            noisy = [
+                (precision.store(run_step(step, weights, x, arithmetic)), arithmetic)
+                for x, arithmetic in noisy
+            ]
+        oracle = next(exact)
+        local_floor = precision.floor(local_floor)
+        floor = root_sum_square(floor, local_floor)
+        local_noise = worst([deviation(x, next(exact)) for x, _ in noisy])
+        total_noise = worst([deviation(x, oracle) for x, _ in noisy])
+        values = oracle[0].size
+        yield Standard(
+            step,
+            oracle,
+            Tolerance(local_noise, local_floor, values),
+            Tolerance(total_noise, floor, values),
+        )
+
+
+def judge(
+    weights: Weights, inputs: Array, runs: Sequence[Taps], standards: Iterable[Standard]
 ) -> list[list[TapJudgement]]:
     """Judge every run at every tap.
 
     Args:
-        spec: the architecture.
         weights: what every run was given.
-        inputs: ``[batch, height, width, rgb]``, or sequences; likewise.
+        inputs: likewise.
         runs: what each returned.
-        yardsticks: the float32 arithmetics whose noise is the tolerance; at least one.
-        progress: is told each step's tap.
+        standards: from :func:`standards`, of the same weights and inputs.
 
     Returns:
         For each run, its taps in order.
     """
-    oracle: Array = FLOAT64.cast(inputs)
-    noisy: list[Array] = [inputs] * len(yardsticks)
     previous: list[Array | None] = [inputs] * len(runs)
-    floor = 0.0
     found: list[list[TapJudgement]] = [[] for _ in runs]
-    for step in spec.steps:
-        progress(step.tap)
-        anchored = [table for table in (*noisy, *previous) if table is not None]
-        # A backend's infinities travel on; they are judged, not warned of.
+    for standard in standards:
+        tap = standard.step.tap
+        seen = [table for table in previous if table is not None]
         with np.errstate(all="ignore"):
-            exact, local_floor = _float64_step(step, weights, [oracle, *anchored])
-        oracle = next(exact)
-        noisy = [
-            run_step(step, weights, x, shuffled)
-            for x, shuffled in zip(noisy, yardsticks, strict=True)
-        ]
-        local_noise = worst([deviation(x, next(exact)) for x in noisy])
-        total_noise = worst([deviation(x, oracle) for x in noisy])
-        floor = root_sum_square(floor, local_floor)
-        values = oracle[0].size
-        local = Tolerance(local_noise, local_floor, values)
-        end_to_end = Tolerance(total_noise, floor, values)
-
+            exact = iter(_float64_step(standard.step, weights, seen)[0] if seen else ())
         for taps, before, judged in zip(runs, previous, found, strict=True):
-            table = taps.get(step.tap)
+            table = taps.get(tap)
             expected = None if before is None else next(exact)
             judged.append(
                 TapJudgement(
-                    step.tap,
-                    _judgement(table, expected, local),
-                    _judgement(table, oracle, end_to_end),
+                    tap,
+                    _judgement(table, expected, standard.local),
+                    _judgement(table, standard.oracle, standard.end_to_end),
                 )
             )
-        previous = [taps.get(step.tap) for taps in runs]
+        previous = [taps.get(tap) for taps in runs]
     return found
 
 

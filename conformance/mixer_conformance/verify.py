@@ -15,10 +15,9 @@ import numpy as np
 import mixer_spec
 from mixer_spec import Backend, BackendInfo, InputError, MissingExtraError, Model, ModelSpec
 from mixer_spec.backend import Profile, check_inputs, check_profile, load_backend
-from mixer_spec.reference import Shuffled
 from mixer_spec.weights import Weights, validate
 
-from .judge import Taps, judge
+from .judge import Taps, judge, standards
 from .measure import Array
 from .report import BackendReport, Report
 from .tolerance import default_batch, yardstick_runs
@@ -115,21 +114,21 @@ def report_on(
         runs: of anything that should compute the same.
         started: what ``time.perf_counter`` gave when the work began.
     """
-    yardsticks = [Shuffled(number) for number in range(yardstick_runs(spec))]
-    judged = judge(
+    yardsticks = yardstick_runs(spec)
+    ruler = standards(
         spec,
         weights,
         inputs,
-        [run.taps for run in runs],
-        yardsticks,
-        lambda tap: progress(f"judging {tap}"),
+        yardsticks=yardsticks,
+        progress=lambda tap: progress(f"judging {tap}"),
     )
+    judged = judge(weights, inputs, [run.taps for run in runs], ruler)
     return Report(
         name=name or spec.fingerprint[:12],
         fingerprint=spec.fingerprint,
         seed=seed,
         batch=len(inputs),
-        yardstick_runs=len(yardsticks),
+        yardstick_runs=yardsticks,
         versions=_versions(),
         backends=tuple(
             BackendReport(

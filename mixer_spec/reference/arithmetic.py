@@ -10,7 +10,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Arithmetic:
-    """A dtype and the two operations whose order of summation is free.
+    """A dtype and the operations whose order of summation is free.
 
     Args:
         dtype: float64 for the oracle, float32 for the yardstick.
@@ -44,6 +44,11 @@ class Arithmetic:
         mean: Array = array.mean(axis=axis, keepdims=True, dtype=self.dtype)
         return mean
 
+    def einsum(self, subscripts: str, *factors: Array) -> Array:
+        """The sum of products that ``subscripts`` says, as ``numpy.einsum`` does."""
+        found: Array = np.einsum(subscripts, *factors, optimize=True)
+        return found
+
 
 class Shuffled(Arithmetic):
     """The same function with every sum taken in an order drawn from ``seed``.
@@ -67,3 +72,22 @@ class Shuffled(Arithmetic):
     def mean(self, array: Array, axis: int) -> Array:
         order = self._generator.permutation(array.shape[axis])
         return super().mean(np.take(array, order, axis=axis), axis)
+
+    def einsum(self, subscripts: str, *factors: Array) -> Array:
+        incoming, _, outgoing = subscripts.partition("->")
+        axes = incoming.split(",")
+        lengths = {
+            axis: length
+            for names, factor in zip(axes, factors, strict=True)
+            for axis, length in zip(names, factor.shape, strict=True)
+        }
+        orders = {
+            axis: self._generator.permutation(length) if axis not in outgoing else slice(None)
+            for axis, length in lengths.items()
+        }
+        shuffled = []
+        for names, factor in zip(axes, factors, strict=True):
+            for position, axis in enumerate(names):
+                factor = factor[(slice(None),) * position + (orders[axis],)]
+            shuffled.append(factor)
+        return super().einsum(subscripts, *shuffled)

@@ -10,10 +10,13 @@ import numpy as np
 
 from mixer_spec.backend import BackendInfo, Profile, check_profile
 from mixer_spec.model import ModelSpec
+from mixer_spec.training import CrossEntropy, Gradients, Optimiser, TrainState
 from mixer_spec.weights import Weights, validate
 
 from .arithmetic import Arithmetic, Array
+from .backward import backward
 from .forward import forward
+from .training import train_step
 
 _DTYPES: dict[Profile, type[np.floating[Any]]] = {"f32-strict": np.float32, "f64": np.float64}
 
@@ -29,6 +32,30 @@ class ReferenceModel:
     def forward(self, inputs: Array, taps: Sequence[str] = ()) -> Mapping[str, Array]:
         """See :meth:`mixer_spec.backend.Model.forward`."""
         return forward(self.spec, self.weights, inputs, taps, arithmetic=self.arithmetic)
+
+    def vjp(self, inputs: Array, cotangents: Mapping[str, Array]) -> Gradients:
+        """See :meth:`mixer_spec.backend.Differentiable.vjp`."""
+        return backward(self.spec, self.weights, inputs, cotangents, arithmetic=self.arithmetic)
+
+    def train_step(
+        self,
+        state: TrainState,
+        inputs: Array,
+        labels: Array,
+        *,
+        loss: CrossEntropy,
+        optimiser: Optimiser,
+    ) -> tuple[float, TrainState]:
+        """See :meth:`mixer_spec.backend.Trainable.train_step`."""
+        return train_step(
+            self.spec,
+            state,
+            inputs,
+            labels,
+            loss=loss,
+            optimiser=optimiser,
+            arithmetic=self.arithmetic,
+        )
 
     def export_weights(self) -> Weights:
         """See :meth:`mixer_spec.backend.Model.export_weights`."""

@@ -19,7 +19,7 @@ FLOAT64 = Arithmetic()
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class NodeRun:
     """The evaluation of one node: the arithmetic, all weights, and the node itself."""
 
     arithmetic: Arithmetic
@@ -33,16 +33,25 @@ class _Run:
         assert table.grid is not None  # the layer's rules see to it
         return table.grid
 
+    @property
+    def own(self) -> dict[str, Array]:
+        """The node's own parameters by name."""
+        # Cast here, one layer at a time: a float64 copy of all of H/14 would be 3.5 GB.
+        names = self.node.own_parameters
+        return {
+            name: self.arithmetic.cast(self.weights[f"{self.node.path}.{name}"]) for name in names
+        }
+
     def nested(self, x: Array) -> Array:
         for child in self.node.children:
-            x = _run_node(child, self.weights, x, self.arithmetic)
+            x = run_node(child, self.weights, x, self.arithmetic)
         return x
 
 
-def _run_node(node: Node, weights: Weights, x: Array, arithmetic: Arithmetic) -> Array:
-    # Cast here, one layer at a time: a float64 copy of all of H/14 would be 3.5 GB.
-    own = {name: arithmetic.cast(weights[f"{node.path}.{name}"]) for name in node.own_parameters}
-    return COMPUTE[type(node.layer)](node.layer, own, x, _Run(arithmetic, weights, node))
+def run_node(node: Node, weights: Weights, x: Array, arithmetic: Arithmetic) -> Array:
+    """One layer at its place, with those inside it."""
+    run = NodeRun(arithmetic, weights, node)
+    return COMPUTE[type(node.layer)](node.layer, run.own, x, run)
 
 
 def run_step(step: Step, weights: Weights, x: Array, arithmetic: Arithmetic = FLOAT64) -> Array:
@@ -56,7 +65,7 @@ def run_step(step: Step, weights: Weights, x: Array, arithmetic: Arithmetic = FL
     """
     x = arithmetic.cast(x)
     for node in step.nodes:
-        x = _run_node(node, weights, x, arithmetic)
+        x = run_node(node, weights, x, arithmetic)
     return x
 
 

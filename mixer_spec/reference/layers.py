@@ -42,13 +42,17 @@ class Run(Protocol):
 
 def patch_embed(layer: layers.PatchEmbed, weights: Own, x: Array, run: Run) -> Array:
     """``[batch, height, width, rgb] -> [batch, token, channel]``."""
+    kernel = weights["kernel"].reshape(-1, layer.features)
+    return run.arithmetic.matmul(patches(layer, x), kernel) + weights["bias"]
+
+
+def patches(layer: layers.PatchEmbed, x: Array) -> Array:
+    """``[batch, height, width, rgb] -> [batch, token, pixel]``, pixels as in the kernel."""
     (ph, pw), (batch, height, width, rgb) = layer.patch, x.shape
     rows, columns = height // ph, width // pw
     # [batch, row, patch_row, column, patch_column, rgb] -> the two patch axes last but one
-    patches = x.reshape(batch, rows, ph, columns, pw, rgb).transpose(0, 1, 3, 2, 4, 5)
-    patches = patches.reshape(batch, rows * columns, ph * pw * rgb)
-    kernel = weights["kernel"].reshape(ph * pw * rgb, layer.features)
-    return run.arithmetic.matmul(patches, kernel) + weights["bias"]
+    found = x.reshape(batch, rows, ph, columns, pw, rgb).transpose(0, 1, 3, 2, 4, 5)
+    return found.reshape(batch, rows * columns, ph * pw * rgb)
 
 
 def token_embed(layer: layers.TokenEmbed, weights: Own, x: Array, run: Run) -> Array:
@@ -75,21 +79,22 @@ def position_embedding(layer: layers.PositionEmbedding, weights: Own, x: Array, 
 
 def layer_norm(layer: layers.LayerNorm, weights: Own, x: Array, run: Run) -> Array:
     """Over the channels, with the population's variance in two passes."""
-    return _normed(x, 2, layer.epsilon, run) * weights["scale"] + weights["bias"]
+    normed, _ = standardised(x, 2, layer.epsilon, run)
+    return normed * weights["scale"] + weights["bias"]
 
 
 def token_norm(layer: layers.TokenNorm, weights: Own, x: Array, run: Run) -> Array:
     """Over the tokens, with scale and bias along them."""
-    normed = _normed(x, 1, layer.epsilon, run)
+    normed, _ = standardised(x, 1, layer.epsilon, run)
     return normed * weights["scale"][:, None] + weights["bias"][:, None]
 
 
-def _normed(x: Array, axis: int, epsilon: float, run: Run) -> Array:
-    """Mean 0 and variance 1 along ``axis``."""
+def standardised(x: Array, axis: int, epsilon: float, run: Run) -> tuple[Array, Array]:
+    """``x`` with mean 0 and variance 1 along ``axis``, and the deviation it was divided by."""
     centred = x - run.arithmetic.mean(x, axis)
     variance = run.arithmetic.mean(centred * centred, axis)
-    normed: Array = centred / np.sqrt(variance + run.arithmetic.dtype(epsilon))
-    return normed
+    deviation = np.sqrt(variance + run.arithmetic.dtype(epsilon))
+    return centred / deviation, deviation
 
 
 def affine(layer: layers.Affine, weights: Own, x: Array, run: Run) -> Array:
@@ -104,24 +109,34 @@ def layer_scale(layer: layers.LayerScale, weights: Own, x: Array, run: Run) -> A
 
 def gelu(layer: layers.Gelu, weights: Own, x: Array, run: Run) -> Array:
     """``x Phi(x)``, by erf or by the tanh approximation."""
+    number = run.arithmetic.dtype
+    gated: Array = number(0.5) * x * (number(1.0) + gelu_step(layer, x, run))
+    return gated
+
+
+def gelu_step(layer: layers.Gelu, x: Array, run: Run) -> Array:
+    """What rises from -1 to 1: ``2 Phi(x) - 1``, or its approximation."""
     # Constants in the arithmetic's own dtype: a float64 scalar would not change a float32 array's
     # dtype, but it would hide where a constant is rounded.
     number = run.arithmetic.dtype
     if layer.approximation == "none":
-        step = erf(x * number(math.sqrt(0.5)))
-    else:
-        cubic = x + number(0.044715) * x * x * x
-        step = np.tanh(number(math.sqrt(2.0 / math.pi)) * cubic)
-    gated: Array = number(0.5) * x * (number(1.0) + step)
-    return gated
+        return erf(x * number(math.sqrt(0.5)))
+    cubic = x + number(0.044715) * x * x * x
+    step: Array = np.tanh(number(math.sqrt(2.0 / math.pi)) * cubic)
+    return step
 
 
 def silu(layer: layers.Silu, weights: Own, x: Array, run: Run) -> Array:
-    """``x / (1 + exp(-x))``, without overflow for large negative values."""
+    """``x / (1 + exp(-x))``."""
+    return x * logistic(x, run)
+
+
+def logistic(x: Array, run: Run) -> Array:
+    """``1 / (1 + exp(-x))``, without overflow for large negative values."""
     small = np.exp(-np.abs(x))
     one = run.arithmetic.dtype(1.0)
-    gate: Array = np.where(x >= 0, one / (one + small), small / (one + small))
-    return x * gate
+    found: Array = np.where(x >= 0, one / (one + small), small / (one + small))
+    return found
 
 
 def token_dense(layer: layers.TokenDense, weights: Own, x: Array, run: Run) -> Array:
@@ -143,15 +158,19 @@ def channel_dense(layer: layers.ChannelDense, weights: Own, x: Array, run: Run) 
 
 def depthwise_conv(layer: layers.DepthwiseConv, weights: Own, x: Array, run: Run) -> Array:
     """Every channel's window by every channel's kernel, zeros around the grid."""
-    (rows, columns), (height, width) = run.grid, layer.window
-    batch, tokens, channels = x.shape
-    image = x.reshape(batch, rows, columns, channels)
-    around = ((0, 0), (height // 2,) * 2, (width // 2,) * 2, (0, 0))
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, around), layer.window, (1, 2))
     # [batch, token, channel, 1, window] times [channel, window, 1]
-    windows = windows.reshape(batch, tokens, channels, 1, height * width)
-    kernel = weights["kernel"].reshape(height * width, channels).T[..., None]
-    return run.arithmetic.matmul(windows, kernel)[..., 0, 0] + weights["bias"]
+    rows = windows(layer, x, run).reshape(*x.shape, 1, -1)
+    kernel = weights["kernel"].reshape(-1, x.shape[2]).T[..., None]
+    return run.arithmetic.matmul(rows, kernel)[..., 0, 0] + weights["bias"]
+
+
+def windows(layer: layers.DepthwiseConv, x: Array, run: Run) -> Array:
+    """``[batch, token, channel, row, column]``: the window around each token."""
+    (height, width), (batch, tokens, channels) = layer.window, x.shape
+    image = x.reshape(batch, *run.grid, channels)
+    around = ((0, 0), (height // 2,) * 2, (width // 2,) * 2, (0, 0))
+    found = np.lib.stride_tricks.sliding_window_view(np.pad(image, around), layer.window, (1, 2))
+    return found.reshape(batch, tokens, channels, height, width)
 
 
 def group_channels(layer: layers.GroupChannels, weights: Own, x: Array, run: Run) -> Array:
@@ -183,21 +202,41 @@ def gated_unit(layer: layers.GatedUnit, weights: Own, x: Array, run: Run) -> Arr
 
 def attention(layer: layers.Attention, weights: Own, x: Array, run: Run) -> Array:
     """Softmax of ``q k / sqrt(size)`` over the tokens, for each head."""
-    matmul = run.arithmetic.matmul
-    batch, tokens, channels = x.shape
-    size = channels // layer.heads
+    query, key, value = heads(layer, weights, x, run)
+    mixed = joined(run.arithmetic.matmul(attention_shares(query, key, run), value))
+    return run.arithmetic.matmul(mixed, weights["out.kernel"]) + weights["out.bias"]
 
-    def heads(name: str) -> Array:  # [batch, head, token, size]
-        table = matmul(x, weights[f"{name}.kernel"]) + weights[f"{name}.bias"]
-        return table.reshape(batch, tokens, layer.heads, size).transpose(0, 2, 1, 3)
 
-    query, key, value = heads("query"), heads("key"), heads("value")
-    scores = matmul(query, key.swapaxes(2, 3)) / run.arithmetic.dtype(math.sqrt(size))
+def heads(layer: layers.Attention, weights: Own, x: Array, run: Run) -> tuple[Array, Array, Array]:
+    """Query, key and value, each ``[batch, head, token, size]``."""
+    dense = (
+        run.arithmetic.matmul(x, weights[f"{name}.kernel"]) + weights[f"{name}.bias"]
+        for name in ("query", "key", "value")
+    )
+    query, key, value = (split(layer, table) for table in dense)
+    return query, key, value
+
+
+def split(layer: layers.Attention, x: Array) -> Array:
+    """``[batch, token, channel] -> [batch, head, token, size]``."""
+    return x.reshape(*x.shape[:2], layer.heads, -1).transpose(0, 2, 1, 3)
+
+
+def joined(x: Array) -> Array:
+    """``[batch, head, token, size] -> [batch, token, channel]``."""
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+
+
+def attention_shares(query: Array, key: Array, run: Run) -> Array:
+    """``[batch, head, token, token of the key]``: how much of each value a token takes."""
+    dtype = run.arithmetic.dtype
+    tokens, size = query.shape[2:]
+    scores = run.arithmetic.matmul(query, key.swapaxes(2, 3)) / dtype(math.sqrt(size))
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     # The mean times the length is the sum, in the arithmetic's order.
-    total = run.arithmetic.mean(powers, axis=-1) * run.arithmetic.dtype(tokens)
-    mixed = matmul(powers / total, value).transpose(0, 2, 1, 3).reshape(batch, tokens, channels)
-    return matmul(mixed, weights["out.kernel"]) + weights["out.bias"]
+    total = run.arithmetic.mean(powers, axis=-1) * dtype(tokens)
+    shares: Array = powers / total
+    return shares
 
 
 def residual(layer: layers.Residual, weights: Own, x: Array, run: Run) -> Array:

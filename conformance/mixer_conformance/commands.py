@@ -1,0 +1,382 @@
+"""``mixer-spec conformance``: run, locate, fingerprint, explain, diff, audit, init-backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mixer_spec.commands.output import Json, console, print_json, table
+from mixer_spec.errors import InputError
+
+if TYPE_CHECKING:
+    from .audit import Audit
+    from .cases import Effort, Trial
+    from .result import Result
+
+conformance = typer.Typer(
+    help="Judge a backend: every case family, at a level, in an arithmetic.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Backend = Annotated[
+    str, typer.Option(help="A registered name, or package.module:Class.", show_default=False)
+]
+Profile = Annotated[str, typer.Option(help="The arithmetic that the backend claims.")]
+Level = Annotated[
+    int,
+    typer.Option(min=0, max=4, help="0 structure, 1 logits, 2 taps, 3 gradients, 4 optimiser."),
+]
+Seed = Annotated[int, typer.Option(help="Of the weights and inputs.")]
+
+
+@conformance.command("run")
+def run_command(
+    backend: Backend,
+    level: Level = 2,
+    profile: Profile = "f32-strict",
+    scales: Annotated[
+        str, typer.Option(help="Models or groups (mixer, Z1), separated by commas.")
+    ] = "",
+    cases: Annotated[str, typer.Option(help="Families (F01,F05). Default: all.")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Seconds; the default.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Minutes.")] = False,
+    nightly: Annotated[bool, typer.Option("--nightly", help="Every published variant.")] = False,
+    seed: Seed = 0,
+    excuses: Annotated[
+        Path | None, typer.Option(help="The backend's TOML file of known failures.")
+    ] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="Seconds that one call of the backend may take.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit's XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a Markdown summary here.")] = None,
+    json: Json = False,
+) -> None:
+    """Run the suite on one backend.
+
+    Exit codes: 0 conformant, 1 not conformant, 2 bad input or a missing extra, 3 the backend
+    raised or hung, 4 nothing was executed.
+    """
+    from . import outputs
+    from .excuses import read_excuses
+    from .result import exit_code
+    from .suite import run
+
+    effort = _effort(quick=quick, full=full, nightly=nightly)
+    found = _loaded(backend)
+    with _progress() as show:
+
+        def tell(result: Result) -> None:
+            show(f"{result.id}: {result.status}")
+
+        results = run(
+            found,
+            level=level,
+            profile=profile,  # type: ignore[arg-type]  # checked by run
+            effort=effort,
+            scales=_list(scales),
+            cases=_list(cases),
+            seed=seed,
+            excuses=read_excuses(excuses) if excuses else (),
+            limit=limit,
+            progress=tell,
+        )
+    shown: Any = (results, found.info(), profile, level)
+    if junit:
+        junit.write_text(outputs.to_junit(results, f"mixer-spec {backend}"), encoding="utf-8")
+    if markdown:
+        markdown.write_text(outputs.to_markdown(*shown), encoding="utf-8")
+    if json:
+        print_json(outputs.to_data(*shown))
+    else:
+        out = console()
+        for line in outputs.lines(results):
+            out.print(line, soft_wrap=True)
+        out.print(outputs.verdict(*shown), soft_wrap=True)
+    raise typer.Exit(exit_code(results))
+
+
+@conformance.command()
+def locate(
+    backend: Backend,
+    model: Annotated[str, typer.Option(help="Of the zoo.")] = "mixer",
+    profile: Profile = "f32-strict",
+    seed: Seed = 0,
+    write: Annotated[
+        Path | None, typer.Option(help="Write a stand-alone script that shows the fault here.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find the first bad stage, name the mistake, and write the smallest model that shows it.
+
+    Exit codes: 0 nothing is wrong, 1 something is, 3 the backend raised or hung.
+    """
+    from .locate import locate as find
+    from .locate import write_reproduction
+    from .subject import Violation
+
+    trial = _trial(backend, model, profile, seed)
+    try:
+        found = find(trial)
+    except Violation as violation:
+        console().print(f"{model}: {violation}", soft_wrap=True, markup=False)
+        raise typer.Exit(3) from None
+    written = None
+    if found and write:
+        written = write_reproduction(write, trial, backend, found.stage)
+    diagnosis = str(found.diagnosis) if found and found.diagnosis else None
+    if json:
+        print_json(
+            {
+                "model": model,
+                "stage": found.stage if found else None,
+                "message": found.message if found else None,
+                "diagnosis": diagnosis,
+                "runs": found.runs if found else 1,
+                "reproduction": str(write) if written else None,
+            }
+        )
+    elif not found:
+        console().print(f"{model}: nothing is wrong", markup=False)
+    else:
+        text = [f"first bad stage: {found.stage}", found.message, diagnosis]
+        if written:
+            text.append(f"{write}: a model of {written.parameter_count} weights that shows it")
+        for line in filter(None, text):
+            console().print(line, soft_wrap=True, markup=False)
+    raise typer.Exit(1 if found else 0)
+
+
+@conformance.command()
+def fingerprint(backend: Backend, profile: Profile = "f32-strict", json: Json = False) -> None:
+    """Show what a backend's arithmetic really is, layer by layer."""
+    from .cases.zoo import PROBE
+    from .fingerprint import fingerprint as classify
+    from .fingerprint import name_of_bits
+
+    trial = _trial(backend, PROBE, profile, 0)
+    found = classify(trial.subject, trial.spec)
+    if json:
+        print_json(found.to_data())
+        return
+    made = table("layer", "bits of an operand", "arithmetic", right=("bits of an operand",))
+    for layer, bits in found.bits.items():
+        made.add_row(layer, str(bits), name_of_bits(bits))
+    out = console()
+    out.print(made)
+    epsilon = "not seen" if found.epsilon is None else f"{found.epsilon:.3g}"
+    out.print(f"GELU {found.gelu or 'not seen'}; the last norm's epsilon {epsilon}")
+    if found.flushes is not None:
+        out.print("subnormal inputs become zero" if found.flushes else "subnormal inputs are kept")
+
+
+@conformance.command()
+def explain(
+    case: Annotated[str, typer.Argument(help="A family, as in F05.")], json: Json = False
+) -> None:
+    """Say what a case family does, what it is for, and with which numbers."""
+    from .cases import CASES, ZOO
+    from .mutants import MUTANTS
+
+    if case not in CASES:
+        raise InputError("case", f"unknown {case!r}; expected one of {list(CASES)}")
+    family = CASES[case]
+    models = [name for name, m in ZOO.items() if m.group < "Z4" and family.suits(m, m.build())]
+    mutants = [name for name, known in MUTANTS.items() if known.killer == case]
+    numbers = _numbers(case, models[0])
+    if json:
+        print_json(
+            {
+                "case": case,
+                "title": family.title,
+                "catches": family.catches,
+                "level": family.level,
+                "profiles": list(family.profiles),
+                "models": models,
+                "mutants": mutants,
+                "numbers": numbers,
+            }
+        )
+        return
+    out = console()
+    out.print(f"[bold]{case}[/]  {family.title}")
+    for word, text in (
+        ("catches", family.catches),
+        ("level", str(family.level)),
+        ("profiles", ", ".join(family.profiles)),
+        ("models", ", ".join(models)),
+        ("mutants", "; ".join(mutants) or "none that it is the first for"),
+        ("numbers", f"reference on {models[0]}: {numbers}"),
+    ):
+        out.print(f"{word:>9}  {text}", soft_wrap=True, markup=False)
+
+
+def _numbers(case: str, model: str) -> str:
+    """What the case says of the reference, with its tolerance's derivation."""
+    from .cases import CASES
+    from .findings import summed_up
+
+    return summed_up(CASES[case].check(_trial("reference", model, "f32-strict", 0))).message
+
+
+@conformance.command()
+def diff(
+    a: Annotated[str, typer.Option(help="A backend.")],
+    b: Annotated[str, typer.Option(help="Another.")],
+    model: Annotated[str, typer.Option(help="Of the zoo.")] = "mixer",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Show two backends side by side, each judged against float64 and never against the other."""
+    from .cases import ZOO
+    from .render import print_legend, print_report
+    from .verify import verify
+
+    if model not in ZOO:
+        raise InputError("--model", f"unknown {model!r}; expected one of {list(ZOO)[:20]} ...")
+    report = verify(ZOO[model].build(), [a, b], seed=seed, name=model)
+    if json:
+        print_json(report.to_data())
+    else:
+        print_report(console(), report, every_tap=True)
+        print_legend(console())
+    raise typer.Exit(0 if report.conformant else 1)
+
+
+@conformance.command("audit")
+def audit_command(
+    seeds: Annotated[
+        int, typer.Option(min=0, help="Look for false alarms with so many seeds, instead.")
+    ] = 0,
+    backends: Annotated[
+        str, typer.Option(help="The backends that are right, separated by commas.")
+    ] = "reference,torch,jax,onnxruntime",
+    scales: Annotated[str, typer.Option(help="Models or groups for the seeds.")] = "Z1,Z2",
+    json: Json = False,
+) -> None:
+    """Judge the suite itself: the kill matrix of its mutants; with --seeds, its false alarms."""
+    from .audit import audit
+
+    if seeds:
+        _false_alarms(seeds, _list(backends), _list(scales), json=json)
+        return
+    with _progress() as show:
+        found = audit(lambda verdict: show(verdict.name))
+    if json:
+        print_json(found.to_data())
+    else:
+        _print_audit(found)
+    raise typer.Exit(0 if found.good else 1)
+
+
+def _false_alarms(seeds: int, names: list[str], scales: list[str], *, json: bool) -> None:
+    from .audit import honest_margins
+
+    with _progress() as show:
+        found = honest_margins(
+            [_loaded(name) for name in names],
+            range(seeds),
+            scales,
+            lambda name, seed: show(f"{name}, seed {seed}"),
+        )
+    alarms = [worst for worst in found if worst.status != "pass"]
+    if json:
+        print_json(
+            {
+                "runs": sum(worst.runs for worst in found),
+                "false_alarms": len(alarms),
+                "worst": [worst.to_data() for worst in found],
+            }
+        )
+    else:
+        out = console()
+        for worst in found:
+            out.print(str(worst), soft_wrap=True, markup=False)
+        out.print(f"{sum(w.runs for w in found)} runs, {len(alarms)} backends with a false alarm")
+    raise typer.Exit(1 if alarms else 0)
+
+
+def _print_audit(found: Audit) -> None:
+    families = sorted({case for verdict in found.verdicts for case in verdict.kills})
+    made = table("mutant", "by", "margin", "located", "named", *families, right=("margin",))
+    for v in found.verdicts:
+        named = "yes" if v.named_rightly else "NO" if v.nameable else "-"
+        made.add_row(
+            v.name,
+            v.expected if v.killed else f"[red]{v.expected} survived[/]",
+            f"{v.margin:.3g}",
+            "yes" if v.located_rightly else f"[red]{v.located}[/]",
+            named,
+            *("x" if case in v.kills else "" for case in families),
+        )
+    out = console()
+    out.print(made)
+    out.print(
+        f"{len(found.verdicts)} mutants: {100 * found.killed:.4g} % killed by the family that must, "
+        f"{100 * found.located:.4g} % located, {100 * found.named:.4g} % named; smallest margin "
+        f"{found.smallest.margin:.3g} ({found.smallest.name}); "
+        f"{len(found.survivors)} equivalent ones accused",
+        soft_wrap=True,
+    )
+
+
+@conformance.command("init-backend")
+def init_backend(
+    name: Annotated[str, typer.Argument(help="A lower-case identifier, as in tinygrad.")],
+    folder: Annotated[Path, typer.Option(help="Where to write the package.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Write a package with a backend that works, its test and its CI, to be made your own."""
+    from .skeleton import write_skeleton
+
+    written = write_skeleton(name, folder)
+    if json:
+        print_json({"files": [str(path) for path in written]})
+        return
+    for path in written:
+        console().print(str(path), markup=False)
+    console().print(
+        f"Do `pip install -e {written[0].parent}`, then "
+        f"`mixer-spec conformance run --backend {name}`.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+# --- what the commands share -------------------------------------------------------------------
+
+
+def _list(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _effort(*, quick: bool, full: bool, nightly: bool) -> Effort:
+    if quick + full + nightly > 1:
+        raise InputError("run", "expected one of --quick, --full and --nightly, got several")
+    return "nightly" if nightly else "full" if full else "quick"
+
+
+def _loaded(name: str) -> Any:
+    from mixer_spec import load_backend
+
+    return load_backend(name)
+
+
+def _trial(backend: str, model: str, profile: str, seed: int) -> Trial:
+    from .cases import ZOO, Trial
+    from .suite import subject_of
+
+    if model not in ZOO:
+        raise InputError("--model", f"unknown {model!r}; expected one of {list(ZOO)[:20]} ...")
+    subject = subject_of(backend, profile, 2, "full")  # type: ignore[arg-type]
+    found = ZOO[model]
+    return Trial(subject=subject, model=found, spec=found.build(), seed=seed, effort="full")
+
+
+def _progress() -> Any:
+    from .cli import progress
+
+    return progress()

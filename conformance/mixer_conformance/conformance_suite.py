@@ -1,0 +1,1 @@
+"""Where pytest collects the suite; see :mod:`mixer_conformance.plugin`."""

@@ -1,0 +1,94 @@
+"""The suite as a pytest plugin: one test for each case family on each model.
+
+``pytest -p mixer_conformance.plugin --pyargs mixer_conformance --backend torch`` runs it; options
+are those of ``mixer-spec conformance run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixer_spec.backend import PROFILES
+
+from .cases import EFFORTS
+from .excuses import read_excuses
+from .result import GOOD, Result
+from .suite import planned, subject_of
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the command line."""
+    group = parser.getgroup("mixer_conformance", "conformance of a backend")
+    group.addoption("--backend", help="a registered name, or package.module:Class")
+    group.addoption("--level", type=int, default=2, help="0 structure to 4 optimiser")
+    group.addoption("--profile", default="f32-strict", choices=PROFILES)
+    group.addoption("--effort", default="quick", choices=EFFORTS)
+    group.addoption("--scales", default="", help="models or groups, separated by commas")
+    group.addoption("--excuses", type=Path, help="the backend's TOML file of known failures")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """The suite is collected once, at this package's own file."""
+    if file_path.name == "conformance_suite.py" and parent.config.getoption("--backend"):
+        suite: pytest.Collector = ConformanceFile.from_parent(parent, path=file_path)
+        return suite
+    return None
+
+
+class ConformanceFile(pytest.File):
+    """All planned cases."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """One item for each case family on each model."""
+        option = self.config.getoption
+        subject = subject_of(
+            option("--backend"), option("--profile"), option("--level"), option("--effort")
+        )
+        scales = tuple(name for name in option("--scales").split(",") if name)
+        excuses = read_excuses(option("--excuses")) if option("--excuses") else ()
+        for one in planned(
+            subject, level=option("--level"), effort=option("--effort"), scales=scales
+        ):
+            item: pytest.Item = ConformanceItem.from_parent(self, name=one.id, planned=one)
+            item.user_properties.append(("title", one.case.title))
+            item.excuses = excuses  # type: ignore[attr-defined]
+            yield item
+
+
+class ConformanceItem(pytest.Item):
+    """One case family on one model."""
+
+    excuses: Any = ()
+
+    def __init__(self, *, planned: Any, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._planned = planned
+
+    def runtest(self) -> None:
+        """Run it; what is not good fails, and what the backend does not have is skipped."""
+        result: Result = self._planned.run(self.excuses)
+        self.user_properties.append(("margin", str(result.margin)))
+        if result.status == "unsupported":
+            pytest.skip(result.message)
+        if result.status == "expected_fail":
+            pytest.xfail(result.message)
+        if result.status not in GOOD:
+            raise NotConformant(f"{result.status}: {result.message}")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The finding in one sentence; only a fault of the suite's own has a traceback."""
+        if isinstance(excinfo.value, NotConformant):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Where the test is, for pytest's lines."""
+        return self.path, None, self.name
+
+
+class NotConformant(Exception):
+    """A case that is not good."""

@@ -1,0 +1,208 @@
+"""The backend under judgement, called with care: time limits, and every rule of the protocol.
+
+A backend may raise, hang, write into its input, or return something else than was asked for. Each
+is a :class:`Violation` with its own message; the suite notes it and goes on.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from mixer_spec import Backend, MissingExtraError, Model, ModelSpec
+from mixer_spec.backend import BackendInfo
+from mixer_spec.weights import Weights
+
+from .measure import Array
+from .precision import Precision
+
+T = TypeVar("T")
+
+
+class Violation(Exception):
+    """The backend broke a rule of the protocol.
+
+    Args:
+        message: which one, expected and got.
+        kind: ``error`` where it raised or hung, ``unsupported`` where it refused the model.
+        culprit: the tap, weight or argument.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        kind: Literal["fail", "error", "unsupported"] = "fail",
+        culprit: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.culprit = culprit
+
+
+def limited(doing: str, call: Callable[[], T], seconds: float) -> T:
+    """``call()``, in a thread of its own that is left behind when its time is over.
+
+    Raises:
+        Violation: if it raises or does not return in time.
+    """
+    answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            # Infinities are judged, not warned of; NumPy's settings are each thread's own.
+            with np.errstate(all="ignore"):
+                answers.put((call(), None))
+        except BaseException as error:  # noqa: BLE001 - a backend may even call sys.exit
+            answers.put((None, error))
+
+    threading.Thread(target=work, daemon=True, name=doing).start()
+    try:
+        answer, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise Violation(
+            f"{doing} did not return; expected an answer within {seconds:g} s", "error"
+        ) from None
+    if error is None:
+        return answer  # type: ignore[return-value]  # None only where T is
+    if isinstance(error, MissingExtraError):
+        raise error
+    kind: Literal["error", "unsupported"] = "error"
+    if isinstance(error, NotImplementedError):
+        kind = "unsupported"
+    text = traceback.format_exception_only(error)[-1].strip()
+    raise Violation(f"{doing} raised {text}", kind) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model of the subject.
+
+    Args:
+        subject: the backend.
+        spec: the architecture.
+        model: what ``load`` returned.
+    """
+
+    subject: Subject
+    spec: ModelSpec
+    model: Model
+
+    def forward(self, inputs: Array, taps: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run a batch and hold what comes back against the protocol.
+
+        Args:
+            inputs: of any layout; must be as before afterwards.
+            taps: names; by default all that the subject shows.
+
+        Raises:
+            Violation: if it raises, hangs, changes its input, or returns too little, another
+                shape or dtype, or its own input.
+        """
+        names = self.subject.taps(self.spec) if taps is None else taps
+        before = inputs.copy()
+        found = self.subject.call("forward", lambda: self.model.forward(inputs, names))
+        if not np.array_equal(inputs, before, equal_nan=inputs.dtype.kind == "f"):
+            inputs[...] = before  # other cases use them too
+            raise Violation("forward changed its input", culprit="inputs")
+        if not isinstance(found, Mapping):
+            raise Violation(f"forward must return a mapping of taps, got {type(found).__name__}")
+        wanted = list(dict.fromkeys([*names, "logits"]))
+        return {name: self._checked(name, found.get(name), inputs) for name in wanted}
+
+    def logits(self, inputs: Array) -> Array:
+        """The logits of a batch."""
+        return self.forward(inputs, ())["logits"]
+
+    def _checked(self, name: str, table: Any, inputs: Array) -> Array:
+        outgoing = next(step.outgoing for step in self.spec.steps if step.tap == name)
+        shape, dtype = (len(inputs), *outgoing.shape), self.subject.precision.dtype
+        if table is None:
+            raise Violation(f"{name} was not returned", culprit=name)
+        if not isinstance(table, np.ndarray):
+            raise Violation(
+                f"{name} must be a NumPy array, got {type(table).__name__}", culprit=name
+            )
+        if table.dtype != dtype:
+            raise Violation(
+                f"{name}: wrong dtype; expected {np.dtype(dtype).name}, got {table.dtype}",
+                culprit=name,
+            )
+        if table.shape != shape:
+            raise Violation(
+                f"{name}: wrong shape; expected {list(shape)}, got {list(table.shape)}",
+                culprit=name,
+            )
+        if np.may_share_memory(table, inputs):
+            raise Violation(f"{name} shares its memory with the input", culprit=name)
+        return table
+
+    def export(self) -> Weights:
+        """The weights that it holds.
+
+        Raises:
+            Violation: if it raises, hangs, or returns something else than arrays.
+        """
+        found = self.subject.call("export_weights", self.model.export_weights)
+        if not isinstance(found, Mapping):
+            raise Violation(
+                f"export_weights must return a mapping of names, got {type(found).__name__}"
+            )
+        return {name: np.asarray(array) for name, array in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A backend in one of the arithmetics that it claims.
+
+    Args:
+        backend: in hand.
+        info: what it says of itself.
+        precision: the profile's arithmetic.
+        sees_taps: whether it is judged at its taps.
+        limit: seconds that one call may take.
+    """
+
+    backend: Backend
+    info: BackendInfo
+    precision: Precision
+    sees_taps: bool
+    limit: float
+
+    def taps(self, spec: ModelSpec) -> tuple[str, ...]:
+        """The taps that it is judged at."""
+        return spec.taps if self.sees_taps else ("logits",)
+
+    def load(self, spec: ModelSpec, weights: Weights, *, writable: bool = False) -> Loaded:
+        """Load a model.
+
+        Args:
+            spec: the architecture.
+            weights: canonical name to array.
+            writable: give it the arrays themselves, and not what it cannot write into.
+
+        Raises:
+            Violation: if it raises, hangs or returns something else than a model.
+        """
+        given = weights if writable else {name: _frozen(array) for name, array in weights.items()}
+        model = self.call(
+            "load", lambda: self.backend.load(spec, given, profile=self.precision.profile)
+        )
+        if not isinstance(model, Model):
+            raise Violation(f"load must return a Model, got {type(model).__name__}")
+        return Loaded(self, spec, model)
+
+    def call(self, doing: str, call: Callable[[], T]) -> T:
+        """``call()`` within the time limit."""
+        return limited(doing, call, self.limit)
+
+
+def _frozen(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
