@@ -177,7 +177,7 @@ def _compare(
     from .compare import compare
 
     first, second = read_model(Path(one)), read_model(Path(other))
-    with _progress() as show:
+    with progress() as show:
         return compare(
             first, second, backends, names=(one, other), seed=seed, batch=batch, progress=show
         )
