@@ -96,7 +96,7 @@ class Finding:
 
 _REQUIREMENT = re.compile(
     r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)>=(?P<low>[0-9.]+)"
-    r"(?:\s*;\s*extra == ['\"](?P<extra>[a-z]+)['\"])?"
+    r"(?:\s*;\s*extra == ['\"](?P<extra>[a-z0-9]+)['\"])?"
 )
 
 
