@@ -182,10 +182,13 @@ class _Prober:
         return (_LARGE * (1.0 + fractions)).astype(dtype)
 
     def _run(self, weights: dict[str, Array], tap: str, images: Array | None = None) -> Array:
-        if images is None:
-            images = np.zeros((1, *self.spec.input.shape), self.subject.precision.dtype)
-        taps = () if tap == "logits" else (tap,)
-        return self.subject.load(self.spec, weights).forward(images, taps)[tap]
+        """The tap; always with as many images and the same taps, so that an engine compiles once."""
+        dtype = self.subject.precision.dtype
+        given = np.zeros((self.spec.classes + 2, *self.spec.input.shape), dtype)
+        if images is not None:
+            given[: len(images)] = images
+        found = self.subject.load(self.spec, weights).forward(given)
+        return found[tap] if images is None else found[tap][: len(images)]
 
 
 def _bits(found: Array, sent: Array) -> int:
