@@ -16,7 +16,7 @@ from mixer_spec.shapes import TokenIds, Vectors
 
 from .base import EVERY, Case, Trial
 
-_MODELS = {"quick": 4, "full": 24, "nightly": 300}
+_MODELS = {"quick": 3, "full": 24, "nightly": 300}
 _SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33)
 
 

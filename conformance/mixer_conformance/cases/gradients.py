@@ -232,6 +232,7 @@ def _optimisers(trial: Trial) -> Iterator[Finding]:
     before = trial.loaded.logits(problem.inputs).copy()
     for name in OPTIMISERS:
         exact, noisy = _training(problem, name, trial.seed)
+        floors = _Floors(problem, name)
         found = _trained(
             problem,
             name,
@@ -242,7 +243,7 @@ def _optimisers(trial: Trial) -> Iterator[Finding]:
         )
         for step, (mine, right) in enumerate(zip(found, exact, strict=True), 1):
             others = [run[step - 1] for run in noisy]
-            yield from _state(f"{name}, step {step}", mine, right, others, _Floors(problem, name))
+            yield from _state(f"{name}, step {step}", mine, right, others, floors)
     after = trial.loaded.logits(problem.inputs)
     yield of_bits(after, before, "the loaded model after train_step", "weights")
 
@@ -259,6 +260,7 @@ class _Floors:
         self._optimiser = OPTIMISERS[name][0]
         self._unit = problem.precision.unit
         self._gradient = _floor(problem)
+        self._moved: dict[str, float] = {}  # by all steps so far, for each weight
 
     def slot(self, slot: str, others: float = 0.0) -> float:
         """Of what is remembered; a square has twice the error.
@@ -280,8 +282,9 @@ class _Floors:
             size /= 1 - optimiser.beta1**state.step
             second = state.slots["second_moment"][name] / (1 - optimiser.beta2**state.step)
             slope = rms(optimiser.epsilon / (np.sqrt(second) + optimiser.epsilon) ** 2)
-        moved = state.step * optimiser.learning_rate * slope * self._gradient * size
-        return math.hypot(self._unit, moved / rms(state.weights[name]))
+        moved = optimiser.learning_rate * slope * self._gradient * size
+        self._moved[name] = self._moved.get(name, 0.0) + moved
+        return math.hypot(self._unit, self._moved[name] / rms(state.weights[name]))
 
 
 def _state(

@@ -30,7 +30,9 @@ def _arithmetic(trial: Trial) -> Iterator[Finding]:
         )
     if seen.gelu is None:
         return
-    yield of_rule(seen.gelu == "tanh", f"GELU's form: expected tanh, got {seen.gelu}", "gelu")
+    yield of_rule(
+        "tanh" in seen.gelu.split(" or "), f"GELU's form: expected tanh, got {seen.gelu}", "gelu"
+    )
     if seen.epsilon is not None:
         # 8 bits of a stored norm are 2^-8 of it, and twice that of its square.
         close = math.isclose(seen.epsilon, 1e-6, rel_tol=max(1e-3, 8 * precision.stored))

@@ -229,7 +229,7 @@ def chosen(effort: Effort, scales: tuple[str, ...] = ()) -> tuple[str, ...]:
 
     Example:
         >>> chosen("quick", ("Z2", "mixer"))
-        ('mixer', 'square')
+        ('mixer', 'square', 'probe')
     """
     known = {*ZOO, *(model.group for model in ZOO.values())}
     if unknown := [scale for scale in scales if scale not in known]:

@@ -1,0 +1,99 @@
+"""The suite judged: every mutant is killed by its family, located and named; no right one is."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mixer_conformance.audit import accuses, examine, honest_margins, trial_of
+from mixer_conformance.diagnosis import diagnose
+from mixer_conformance.locate import locate, prefix, write_reproduction
+from mixer_conformance.mutants import EQUIVALENT, MUTANTS, Mutant
+from mixer_conformance.mutants.changes import at
+from mixer_spec.reference import ReferenceBackend
+
+
+def test_there_are_a_hundred_mutants_of_every_part() -> None:
+    assert len(MUTANTS) >= 100
+    assert {known.killer for known in MUTANTS.values()} >= {
+        *("F01", "F02", "F04", "F05", "F06", "F07", "F08", "F10", "F11", "F12"),
+        *("F17", "F19", "F21", "F23", "F24", "F25", "F26", "F27", "F28"),
+    }
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_killed_and_located_by_its_family(name: str) -> None:
+    verdict = examine(MUTANTS[name], [MUTANTS[name].killer])
+    assert verdict.killed
+    assert verdict.margin >= 3
+    assert verdict.located_rightly, verdict.located
+    assert verdict.named_rightly or not verdict.nameable, verdict.named
+
+
+@pytest.mark.parametrize("equivalent", EQUIVALENT, ids=lambda equivalent: equivalent.name)
+def test_an_equivalent_mutant_is_not_accused(equivalent: object) -> None:
+    assert not accuses(equivalent)  # type: ignore[arg-type]
+
+
+def test_the_mutant_without_a_mistake_is_not_accused() -> None:
+    (worst,) = honest_margins([Mutant()], range(2), ["Z1"])
+    assert worst.status == "pass"
+    assert worst.runs > 60
+
+
+def test_a_diagnosis_names_the_mistake_and_its_runner_up() -> None:
+    trial = trial_of(MUTANTS["gelu by erf"].backend, "mixer", profile="f32-strict", limit=20)
+    found = diagnose(trial)
+    assert found is not None
+    assert found.names == ("gelu by erf",)
+    assert found.best is not None
+    assert found.best.explained > 0.9999
+    assert found.runner_up is not None
+    assert found.runner_up.explained < 0.5
+
+
+def test_nothing_is_diagnosed_where_nothing_is_wrong() -> None:
+    trial = trial_of(ReferenceBackend(), "mixer", profile="f32-strict", limit=20)
+    assert diagnose(trial) is None
+    assert locate(trial) is None
+
+
+@pytest.mark.parametrize("block", [0, 5, 11])
+@pytest.mark.parametrize("branch", ["token_mixing", "channel_mixing"])
+def test_an_opaque_engine_is_located_by_its_prefixes(block: int, branch: str) -> None:
+    stage = f"blocks.{block}.{branch}"
+    opaque = Mutant(after=at(stage, lambda x, y: y - x), sees_taps=False)
+    found = locate(trial_of(opaque, "deep", profile="f32-strict", limit=20))
+    assert found is not None
+    assert found.stage == stage
+    assert found.runs <= 8
+
+
+def test_an_opaque_engine_with_a_wrong_head_is_not_blamed_on_a_block() -> None:
+    opaque = dataclasses.replace(MUTANTS["head's bias dropped"].backend, sees_taps=False)
+    found = locate(trial_of(opaque, "deep", profile="f32-strict", limit=20))
+    assert found is not None
+    assert found.stage == "stem, norm, pooled or logits"
+
+
+def test_a_prefix_keeps_the_transition_of_its_stage() -> None:
+    spec = trial_of(Mutant(), "pyramid", profile="f32-strict", limit=20).spec
+    for tap in spec.taps[1:-3]:
+        assert prefix(spec, tap).taps == (*spec.taps[: spec.taps.index(tap) + 1], *spec.taps[-3:])
+
+
+def test_a_reproduction_is_small_and_runs_alone(tmp_path: Path) -> None:
+    name = "mixer_conformance.mutants.hostile:DropsInputs"
+    trial = trial_of(
+        Mutant(after=at("norm", lambda x, y: x)), "deep", profile="f32-strict", limit=9
+    )
+    path = tmp_path / "repro.py"
+    spec = write_reproduction(path, trial, name, "norm")
+    assert spec.depth == 0
+    assert spec.parameter_count < trial.spec.parameter_count / 4
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
+    assert "logits" in done.stdout
