@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mixer_converters.canonical import load, save
 from mixer_converters.atomic import replacing
+from mixer_converters.canonical import load, save
 from mixer_spec import FileError, families
 from mixer_spec.weights import initial
 
