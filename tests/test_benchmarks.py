@@ -10,12 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+
+from mixer_spec import reference
 
 pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALLEST = {
+    "families": "--variants resmlp_12,vit_s16 --batch 1 --rounds 1 --tries 1 --repeats 1",
     "import_time": "--rounds 1 --tries 1",
     "loading": "--variant mixer_s32 --rounds 1 --tries 1",
     "throughput": "--variant mixer_s32 --batch 2 --rounds 1 --tries 1 --repeats 1",
@@ -61,16 +65,43 @@ def test_throughput_times_each_contender_and_its_product() -> None:
             assert speedup["by_round"] == [pytest.approx(speedup["of_medians"])]
 
 
+def test_families_are_timed_beside_their_plain_modules() -> None:
+    found = document("families")
+    assert set(found["variants"]) == {"resmlp_12", "vit_s16"}
+    assert len(found["targets"]) == 2
+    for measured in found["variants"].values():
+        ours, plain = (measured[contender]["median_seconds"] for contender in ("ours", "plain"))
+        assert measured["speedup"]["of_medians"] == pytest.approx(plain / ours)
+        assert measured["speedup"]["by_round"] == [pytest.approx(plain / ours)]
+
+
+def test_unknown_variant_is_refused_before_anything_is_measured() -> None:
+    command = [sys.executable, str(BENCHMARKS / "families.py"), "--variants", "vit_s16,resnet50"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "resnet50" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["resmlp_12", "gmlp_s16", "gmixer_12", "vit_s16", "ff_ti16"])
+def test_plain_module_computes_its_variant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from measuring import with_torch
+    from measuring.contender import task_of
+
+    task = task_of(name, batch=1, threads=1, folder=BENCHMARKS)
+    expected = reference.forward(task.spec, task.weights, task.images)["logits"]
+    np.testing.assert_allclose(with_torch.family(task).forward(), expected, atol=1e-5)
+
+
 def test_different_functions_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import throughput
+    from measuring.contest import check_same_answer
 
-    contest = throughput.CONTESTS[0]
-    throughput.check_same_answer(contest, "rival", [[0.5, 1.0]], [[0.5, 1.0 + 1e-6]])
+    check_same_answer("mixer_torch", "rival", [[0.5, 1.0]], [[0.5, 1.0 + 1e-6]])
     with pytest.raises(RuntimeError, match="mixer_torch and rival compute different functions"):
-        throughput.check_same_answer(contest, "rival", [[0.5, 1.0]], [[0.5, 1.1]])
+        check_same_answer("mixer_torch", "rival", [[0.5, 1.0]], [[0.5, 1.1]])
     with pytest.raises(RuntimeError, match="got a difference of nan"):
-        throughput.check_same_answer(contest, "rival", [[0.5, 1.0]], [[0.5, float("nan")]])
+        check_same_answer("mixer_torch", "rival", [[0.5, 1.0]], [[0.5, float("nan")]])
 
 
 def clock_of(*readings: float) -> Callable[[], SimpleNamespace]:

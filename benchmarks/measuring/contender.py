@@ -18,8 +18,9 @@ PRODUCT = (1568, 768, 3072)
 
 
 class Task(NamedTuple):
-    """What every contender is given; ``images`` are ``[batch, height, width, rgb]``."""
+    """What every contender is given; ``name`` is the variant's, ``images`` are ``[batch, height, width, rgb]``."""
 
+    name: str
     spec: ModelSpec
     weights: Weights
     images: NDArray[np.float32]
@@ -38,4 +39,4 @@ def task_of(name: str, *, batch: int, threads: int, folder: Path) -> Task:
     """The task for the variant called ``name``, with conformance weights: its head is not zero."""
     spec = variant(name).spec()
     weights, images = conformance_weights(spec), conformance_inputs(spec, batch)
-    return Task(spec, weights, images, threads, folder)
+    return Task(name, spec, weights, images, threads, folder)

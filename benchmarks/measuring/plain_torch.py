@@ -10,11 +10,11 @@ from mixer_spec.weights import Weights
 
 
 class Mlp(nn.Sequential):
-    """``Linear``, GELU by tanh, ``Linear``: over the last axis."""
+    """``Linear``, GELU, ``Linear``: over the last axis."""
 
-    def __init__(self, size: int, hidden: int) -> None:
+    def __init__(self, size: int, hidden: int, approximate: str = "tanh") -> None:
         super().__init__(
-            nn.Linear(size, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, size)
+            nn.Linear(size, hidden), nn.GELU(approximate=approximate), nn.Linear(hidden, size)
         )
 
 

@@ -13,17 +13,15 @@ from typing import Any
 
 from .contender import Contender, task_of
 
-_PRODUCTS_PER_FORWARD = 8
 
-
-def measure(contender: Contender, repeats: int) -> dict[str, Any]:
-    """Time forward passes and, between them, products; the first of each does not count."""
+def measure(contender: Contender, repeats: int, products: int) -> dict[str, Any]:
+    """Time forward passes and, after each, ``products``; the first of each does not count."""
     logits = contender.forward()
     contender.product()
     forward_seconds, product_seconds = [], []
     for _ in range(repeats):
         forward_seconds.append(_seconds(contender.forward))
-        product_seconds += [_seconds(contender.product) for _ in range(_PRODUCTS_PER_FORWARD)]
+        product_seconds += [_seconds(contender.product) for _ in range(products)]
     return {
         "forward_seconds": forward_seconds,
         "product_seconds": product_seconds,
@@ -37,7 +35,9 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def main(contender: str, name: str, batch: str, threads: str, repeats: str, folder: str) -> None:
+def main(
+    contender: str, name: str, batch: str, threads: str, repeats: str, products: str, folder: str
+) -> None:
     """Print what :func:`measure` found, in one line of JSON.
 
     Args:
@@ -46,6 +46,7 @@ def main(contender: str, name: str, batch: str, threads: str, repeats: str, fold
         batch: number of images.
         threads: of the framework, each on a core of its own.
         repeats: number of forward passes that count.
+        products: number of products after each.
         folder: where the ONNX files are.
     """
     # XLA has a thread for each core that the process may use, and no other setting.
@@ -53,7 +54,7 @@ def main(contender: str, name: str, batch: str, threads: str, repeats: str, fold
     module, _, function = contender.partition(":")
     prepare = getattr(importlib.import_module(f"measuring.{module}"), function)
     task = task_of(name, batch=int(batch), threads=int(threads), folder=Path(folder))
-    print(json.dumps(measure(prepare(task), int(repeats))))
+    print(json.dumps(measure(prepare(task), int(repeats), int(products))))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from torch import nn
 
 import mixer_torch
 
+from . import plain_family
 from .contender import PRODUCT, Contender, Task
 from .plain_torch import PlainMixer, state_dict
 from .sizes import sizes_of
@@ -23,6 +24,13 @@ def plain(task: Task) -> Contender:
     sizes = sizes_of(task.spec)
     module = PlainMixer(sizes)
     module.load_state_dict(state_dict(task.weights, sizes.depth))
+    return _contender(module, task)
+
+
+def family(task: Task) -> Contender:
+    """The plain module of a relative of the Mixer."""
+    module = plain_family.MODELS[task.name]()
+    module.load_state_dict(plain_family.state_dict(task.weights, module))
     return _contender(module, task)
 
 
