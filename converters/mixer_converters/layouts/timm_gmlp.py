@@ -1,4 +1,4 @@
-"""timm's ``gmlp_*``."""
+"""timm's names for the weights of ``gmlp_*``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm's ``resmlp_*``."""
+"""timm's names for the weights of ``resmlp_*``."""
 
 from __future__ import annotations
 
