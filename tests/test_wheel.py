@@ -116,7 +116,8 @@ def test_wheel_describes_itself(built: Built) -> None:
     assert metadata["Name"] == "mixer-spec"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"jax", "torch", "onnx", "train", "all"}
+    extras = {"jax", "torch", "onnx", "train", "h5", "hub", "all"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert license_text == (ROOT / "LICENSE").read_bytes()
     for group, entries in PROJECT["entry-points"].items():
         assert f"[{group}]" in entry_points
