@@ -1,43 +1,45 @@
-"""Int8 against float32 in ONNX Runtime: throughput at Mixer-B/16, and accuracy on trained digits.
+"""Int8 against float32 in ONNX Runtime: throughput of a large model, accuracy of a trained one.
 
-Run it with ``python benchmarks/int8.py``. The figures of a ratio are taken in turns in one process,
-so that whatever else the machine does falls on all of them.
+The forms take turns in one process, so that whatever else the machine does falls on all of them.
 """
 
 from __future__ import annotations
 
+import os
+import statistics
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import onnx_ir as ir
+import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
+from measuring.machine import Tries, quietest
+from measuring.targets import Results, Target
 from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_converters.onnx_build import build_onnx
 from mixer_converters.onnx_calibrate import calibrate, measure_cost
 from mixer_converters.onnx_form import Form
 from mixer_converters.onnx_run import OnnxRun
 from mixer_spec import ModelSpec, variant
-from mixer_spec.commands.output import table
+from mixer_spec.commands.output import Json, console, table
 from mixer_spec.weights import Weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-ROUNDS = 8
 BATCHES = (1, 8)
+FASTER = 1.8
+"""Int8 by float32, images a second."""
+
+SAME = 0.99
+"""Share of the held-out images that must get the same class."""
+
 CALIBRATION = 256  # training digits
-
-
-def main() -> None:
-    """Print both tables."""
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    accuracy(out)
-    throughput(out)
 
 
 def forms(spec: ModelSpec, weights: Weights, inputs: NDArray[Any]) -> dict[str, Form]:
@@ -50,63 +52,137 @@ def forms(spec: ModelSpec, weights: Weights, inputs: NDArray[Any]) -> dict[str, 
     }
 
 
-def accuracy(out: Console) -> None:
-    """Train the digits model of the examples; compare classes on the held-out images."""
+def sessions(spec: ModelSpec, weights: Weights, made: Mapping[str, Form]) -> dict[str, OnnxRun]:
+    """One ONNX Runtime session for each form, by its name."""
+    return {
+        name: OnnxRun(ir.to_proto(build_onnx(spec, weights, form=form)).SerializeToString())
+        for name, form in made.items()
+    }
+
+
+def measure_accuracy() -> dict[str, dict[str, Any]]:
+    """Train the digits model of the examples; compare the classes of the held-out images."""
     from digits_training import SPEC, load_digits, train
 
     digits = load_digits()
     weights, _ = train(digits, Console(stderr=True))
     held_out = digits.held_out
-    columns = ("accuracy", "equal top-1", "SQNR at the logits, dB", "worst stage, dB")
-    made = table("digits, held out", *columns, "worst stage", right=columns)
-    for name, form in forms(SPEC, weights, digits.train.pixels[:CALIBRATION]).items():
-        cost = measure_cost(SPEC, weights, form, held_out.pixels)
-        run = OnnxRun(ir.to_proto(build_onnx(SPEC, weights, form=form)).SerializeToString())
+    made = forms(SPEC, weights, digits.train.pixels[:CALIBRATION])
+    found = {}
+    for name, run in sessions(SPEC, weights, made).items():
+        cost = measure_cost(SPEC, weights, made[name], held_out.pixels)
         classes = run(held_out.pixels, ["logits"])["logits"].argmax(axis=-1)
         worst = min(cost.sqnr, key=lambda tap: cost.sqnr[tap])
+        found[name] = {
+            "accuracy": float((classes == held_out.labels).mean()),
+            "equal_top1": cost.equal_top1,
+            # Decibels; nothing is lost where the ratio is infinite.
+            "logits_sqnr": _finite(cost.sqnr["logits"]),
+            "worst_sqnr": _finite(cost.sqnr[worst]),
+            "worst_stage": worst,
+        }
+    return found
+
+
+def _finite(decibels: float) -> float | None:
+    return decibels if np.isfinite(decibels) else None
+
+
+def one_round(
+    runs: Mapping[str, OnnxRun], images: NDArray[Any], repeats: int
+) -> dict[str, dict[int, float]]:
+    """The shortest of several passes of each form at each batch size, in seconds."""
+    best = {name: dict.fromkeys(BATCHES, np.inf) for name in runs}
+    for batch in BATCHES:
+        for _ in range(repeats):
+            for name, run in runs.items():
+                started = time.perf_counter()
+                run(images[:batch], ["logits"])
+                best[name][batch] = min(best[name][batch], time.perf_counter() - started)
+    return best
+
+
+def print_accuracy(out: Console, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print one row for each form of the digits model."""
+    columns = ("accuracy", "equal top-1", "SQNR at the logits, dB", "worst stage, dB")
+    made = table("digits, held out", *columns, "worst stage", right=columns)
+    for name, row in found.items():
+        exact = row["worst_sqnr"] is None
         made.add_row(
             name,
-            f"{(classes == held_out.labels).mean():.2%}",
-            f"{cost.equal_top1:.2%}",
-            f"{cost.sqnr['logits']:.1f}",
-            f"{cost.sqnr[worst]:.1f}",
-            worst if np.isfinite(cost.sqnr[worst]) else "",
+            f"{row['accuracy']:.2%}",
+            f"{row['equal_top1']:.2%}",
+            "" if row["logits_sqnr"] is None else f"{row['logits_sqnr']:.1f}",
+            "" if exact else f"{row['worst_sqnr']:.1f}",
+            "" if exact else row["worst_stage"],
         )
     out.print(made)
 
 
-def throughput(out: Console) -> None:
-    """Images a second at B/16, with weights that are all different."""
-    spec = variant("mixer_b16").spec()
-    weights, images = conformance_weights(spec), conformance_inputs(spec, max(BATCHES))
-    runs = {
-        name: OnnxRun(ir.to_proto(build_onnx(spec, weights, form=form)).SerializeToString())
-        for name, form in forms(spec, weights, images[:2]).items()
-    }
-    columns = tuple(
-        f"{what}, batch {batch}" for batch in BATCHES for what in ("images/s", "times float32")
-    )
-    made = table("Mixer-B/16", *columns, right=columns)
-    seconds = {batch: best_seconds(runs, images[:batch]) for batch in BATCHES}
-    for name in runs:
+def print_throughput(
+    out: Console, name: str, seconds: Mapping[str, Mapping[int, float]], gains: Mapping[str, Any]
+) -> None:
+    """Print one row for each form of the large model."""
+    columns = tuple(f"{what}, batch {n}" for n in BATCHES for what in ("images/s", "times float32"))
+    made = table(name, *columns, right=columns)
+    for form, own in seconds.items():
         cells = []
         for batch in BATCHES:
-            found = seconds[batch]
-            cells += [f"{batch / found[name]:.2f}", f"{found['float32'] / found[name]:.2f}"]
-        made.add_row(name, *cells)
+            cells += [f"{batch / own[batch]:.2f}", f"{gains[form][batch]:.2f}"]
+        made.add_row(form, *cells)
     out.print(made)
 
 
-def best_seconds(runs: Mapping[str, OnnxRun], images: NDArray[Any]) -> dict[str, float]:
-    """The shortest of several runs of each, taken in turns."""
-    best = dict.fromkeys(runs, np.inf)
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run(images, ["logits"])
-            best[name] = min(best[name], time.perf_counter() - started)
-    return best
+def main(
+    variant_name: Annotated[str, typer.Option("--variant", help="Which model.")] = "mixer_b16",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median gain counts.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Passes of each in a round.")] = 4,
+    tries: Tries = 9,
+    json: Json = False,
+) -> None:
+    """Measure what int8 gains and what it costs."""
+    load = os.getloadavg()[0]
+    accuracy = measure_accuracy()
+    spec = variant(variant_name).spec()
+    weights, images = conformance_weights(spec), conformance_inputs(spec, max(BATCHES))
+    runs = sessions(spec, weights, forms(spec, weights, images[:2]))
+    one_round(runs, images, 1)  # the first pass prepares each session
+    found, noise = quietest(lambda: one_round(runs, images, repeats), rounds, tries)
+    seconds = {n: {b: min(each[n][b] for each in found) for b in BATCHES} for n in runs}
+    gains = {
+        n: {
+            b: statistics.median(each["float32"][b] / each[n][b] for each in found) for b in BATCHES
+        }
+        for n in runs
+    }
+    targets = [
+        Target(
+            f"{variant_name}, int8 static, batch {batch}, times float32",
+            f">= {FASTER}",
+            f"{gains['int8 static'][batch]:.2f}",
+            gains["int8 static"][batch] >= FASTER,
+        )
+        for batch in BATCHES
+    ] + [
+        Target(
+            f"digits, {name}, equal top-1",
+            f">= {SAME:.0%}",
+            f"{row['equal_top1']:.2%}",
+            row["equal_top1"] >= SAME,
+        )
+        for name, row in accuracy.items()
+        if name != "float32"
+    ]
+    figures = {"accuracy": accuracy, "variant": variant_name, "seconds": seconds, "gains": gains}
+    results = Results(figures, targets, load, noise)
+    if json:
+        results.print_json()
+        return
+    out = console()
+    print_accuracy(out, accuracy)
+    print_throughput(out, variant_name, seconds, gains)
+    results.print_end(out)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

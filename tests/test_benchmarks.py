@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALLEST = {
     "families": "--variants resmlp_12,vit_s16 --batch 1 --rounds 1 --tries 1 --repeats 1",
+    "int8": "--variant mixer_s32 --rounds 1 --repeats 1 --tries 1",
     "import_time": "--rounds 1 --tries 1",
     "loading": "--variant mixer_s32 --rounds 1 --tries 1",
     "throughput": "--variant mixer_s32 --batch 2 --rounds 1 --tries 1 --repeats 1",
@@ -73,6 +74,26 @@ def test_families_are_timed_beside_their_plain_modules() -> None:
         ours, plain = (measured[contender]["median_seconds"] for contender in ("ours", "plain"))
         assert measured["speedup"]["of_medians"] == pytest.approx(plain / ours)
         assert measured["speedup"]["by_round"] == [pytest.approx(plain / ours)]
+
+
+def test_int8_reports_its_gain_and_its_cost() -> None:
+    found = document("int8")
+    assert (
+        set(found["accuracy"]) == {"float32", "int8 dynamic", "int8 static"} == set(found["gains"])
+    )
+    for batch in ("1", "8"):
+        seconds = {form: own[batch] for form, own in found["seconds"].items()}
+        for form, own in found["gains"].items():
+            assert own[batch] == pytest.approx(seconds["float32"] / seconds[form])
+    assert found["accuracy"]["float32"]["equal_top1"] == 1
+    for form in ("int8 dynamic", "int8 static"):
+        assert found["accuracy"][form]["equal_top1"] >= 0.99
+        assert (
+            10
+            < found["accuracy"][form]["worst_sqnr"]
+            <= found["accuracy"][form]["logits_sqnr"]
+            < 60
+        )
 
 
 def test_unknown_variant_is_refused_before_anything_is_measured() -> None:
