@@ -78,8 +78,8 @@ def in_dtype(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
-@pytest.mark.parametrize("patch", [4, (2, 6)])
-def test_stem_is_the_same_as_a_convolution_and_as_a_product(patch: int | tuple[int, int]) -> None:
+@pytest.mark.parametrize("patch", [4, 2])
+def test_stem_is_the_same_as_a_convolution_and_as_a_product(patch: int) -> None:
     spec = families.mixer(**WIDTHS, **{**SIZES, "patch": patch})
     model = random_model(spec, torch.float64)
     images = random_inputs(spec, 3, torch.float64)
