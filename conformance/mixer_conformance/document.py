@@ -23,6 +23,7 @@ from mixer_spec.errors import MixerSpecError
 from mixer_spec.markdown import Tables, main
 
 from .cases import CASES, ZOO, Case
+from .cases.gradients import OPTIMISERS
 from .precision import PRECISIONS
 
 FOLDER = Path("docs", "specification")
@@ -136,6 +137,21 @@ def _models(case: Case) -> str:
     return "; ".join(found)
 
 
+def optimisers(names: Sequence[str] = ()) -> str:
+    """The optimisers that training steps are taken with, and how many steps."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for optimiser, steps in OPTIMISERS.values():
+            kind, *values = optimiser.to_data().values()
+            told = (
+                f"{name} {json.dumps(value)}"
+                for name, value in zip(field_types(type(optimiser)), values, strict=True)
+            )
+            yield f"`{kind}`", str(steps), ", ".join(told)
+
+    return _rows("optimiser | steps | fields", rows())
+
+
 def profiles(names: Sequence[str] = ()) -> str:
     """The arithmetics, as their emulation has them."""
 
@@ -155,7 +171,13 @@ def profiles(names: Sequence[str] = ()) -> str:
     return _rows("profile | results | u | bits of an operand | s", rows())
 
 
-TABLES: Tables = {"kinds": kinds, "zoo": zoo, "cases": cases, "profiles": profiles}
+TABLES: Tables = {
+    "kinds": kinds,
+    "zoo": zoo,
+    "cases": cases,
+    "optimisers": optimisers,
+    "profiles": profiles,
+}
 """The word in a mark to what makes the table."""
 
 
