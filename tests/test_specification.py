@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -21,6 +21,14 @@ from mixer_spec._fields import field_types
 from mixer_spec.layers import Constant, Normal
 from mixer_spec.markdown import with_tables
 from mixer_spec.model import SPEC_VERSION
+from mixer_spec.preprocess import (
+    AsIs,
+    FloatResample,
+    PillowResample,
+    Preprocessing,
+    ResizeAndCrop,
+    Squash,
+)
 from mixer_spec.shapes import Image, Table, TokenIds, Vectors
 from tests.specification_text import (
     DOCS,
@@ -101,6 +109,16 @@ def test_every_kind_and_field_is_in_the_document_chapter() -> None:
         assert f"`{field}`" in page
     (name,) = (a for a in field_types(layers.Residual)["name"].__metadata__)
     assert name.pattern.replace("|", r"\|") in page
+
+
+def test_every_field_of_preprocessing_is_in_its_chapter() -> None:
+    page = PAGES["specification/preprocessing.md"]
+    for kind in (Preprocessing, AsIs, Squash, ResizeAndCrop, PillowResample, FloatResample):
+        assert f"`{kind.kind}`" in page
+        for field, annotation in field_types(kind).items():
+            assert f"`{field}`" in page, (kind, field)
+            for choice in get_args(annotation) if get_origin(annotation) is Literal else ():
+                assert f"`{choice}`" in page, (kind, choice)
 
 
 def _changed(change: Callable[[dict[str, Any]], None], name: str = "mixer") -> str:

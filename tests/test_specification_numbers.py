@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,8 +19,18 @@ from mixer_conformance.floors import step_floor
 from mixer_conformance.measure import Deviation, deviation
 from mixer_conformance.tolerance import Judgement, Tolerance, default_batch, yardstick_runs
 from mixer_spec import layers
+from mixer_spec._fields import field_types
 from mixer_spec.graph import place
 from mixer_spec.layers import AnyLayer
+from mixer_spec.preprocess import (
+    PIPELINES,
+    FloatResample,
+    PillowResample,
+    Preprocessing,
+    ResizeAndCrop,
+    Squash,
+    preprocess,
+)
 from mixer_spec.reference import FLOAT64, backward, forward, gradient_sizes
 from mixer_spec.reference.forward import run_node
 from mixer_spec.reference.optimisers import UPDATE
@@ -238,6 +250,55 @@ def test_training_is_that_of_the_reference(text: dict[str, Any]) -> None:
             assert f"`{word}`" in " ".join(row)
 
 
+# --- preprocessing --------------------------------------------------------------------------
+
+
+def photo(*size: int) -> Any:
+    return np.random.default_rng(size[0]).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
+def every_way() -> Iterator[Preprocessing]:
+    """The official pipelines, and every filter there is."""
+    yield from PIPELINES.values()
+    half = PIPELINES["timm_inception"]
+    filters = get_args(field_types(PillowResample)["filter"])
+    hows: list[Any] = [PillowResample(filter=name) for name in filters]
+    for name in get_args(field_types(FloatResample)["filter"]):
+        for antialias in ("off",) if name in ("nearest", "area") else ("off", "on"):
+            hows.append(FloatResample(filter=name, antialias=antialias, values="kept"))
+    for how in hows:
+        yield dataclasses.replace(half, geometry=Squash(resample=how))
+
+
+def check_preprocessing(text: dict[str, Any]) -> None:
+    """Photos that are high, wide and small: the same pixels, but for float32's last bit."""
+    for size in ((32, 21), (17, 43), (5, 7)):
+        for how in every_way():
+            expected = preprocess(photo(*size), how, (8, 12))
+            found = text["preprocess"](photo(*size).tolist(), (8, 12), how.to_data())
+            moved = np.abs(np.array(found) - expected).max()
+            assert moved <= 2.0**-21, (size, how)
+
+
+def test_preprocessing_is_that_of_the_code(text: dict[str, Any]) -> None:
+    check_preprocessing(text)
+
+
+def test_sizes_of_resize_and_crop_are_those_of_the_code(text: dict[str, Any]) -> None:
+    for long_side, offset in itertools.product(("floor", "half_even"), repeat=2):
+        geometry = ResizeAndCrop(
+            crop_fraction=0.9,
+            long_side=long_side,
+            offset=offset,
+            resample=FloatResample(filter="nearest", antialias="off", values="kept"),
+        )
+        how = dataclasses.replace(PIPELINES["vit_jax"], geometry=geometry)
+        for old in itertools.product(range(1, 20, 3), repeat=2):
+            expected = preprocess(photo(*old), how, (6, 7))
+            found = text["preprocess"](photo(*old).tolist(), (6, 7), how.to_data())
+            assert np.array_equal(found, expected), (old, geometry)
+
+
 # --- a text that is wrong is found ----------------------------------------------------------
 
 FALSE: list[tuple[str, str, Callable[[dict[str, Any]], None]]] = [
@@ -258,6 +319,9 @@ FALSE: list[tuple[str, str, Callable[[dict[str, Any]], None]]] = [
     ("return 0.41 * math.sqrt(n + 2)", "return 0.41 * math.sqrt(n)", check_floors),
     ("(math.sqrt(second) + o[\"epsilon\"])", "math.sqrt(second + o[\"epsilon\"])", check_training),
     ("target = [smoothing / len(row)", "target = [smoothing", check_training),
+    ("2.5) * x * x + 1", "2.5) * x * x + 1.01", check_preprocessing),
+    ("+ 2**21) >> 22", "+ 2**20) >> 22", check_preprocessing),
+    ("max(0, 2 * fewer_columns)", "2 * old[0]", check_preprocessing),
     ("columns = list(zip(*b))", "columns = list(b)", check_layers),
 ]  # fmt: skip
 

@@ -21,6 +21,7 @@ from mixer_spec import layers
 from mixer_spec._fields import field_types
 from mixer_spec.errors import MixerSpecError
 from mixer_spec.markdown import Tables, main
+from mixer_spec.preprocess import PIPELINES
 
 from .cases import CASES, ZOO, Case
 from .cases.gradients import OPTIMISERS
@@ -171,12 +172,25 @@ def profiles(names: Sequence[str] = ()) -> str:
     return _rows("profile | results | u | bits of an operand | s", rows())
 
 
+def pipelines(names: Sequence[str] = ()) -> str:
+    """The official pipelines: their preprocessing as JSON."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name, preprocessing in PIPELINES.items():
+            data = preprocessing.to_data()
+            source = data.pop("source")
+            yield f"`{name}`", f"`{json.dumps(data)}`", source
+
+    return _rows("pipeline | preprocessing without its source | source", rows())
+
+
 TABLES: Tables = {
     "kinds": kinds,
+    "profiles": profiles,
+    "pipelines": pipelines,
     "zoo": zoo,
     "cases": cases,
     "optimisers": optimisers,
-    "profiles": profiles,
 }
 """The word in a mark to what makes the table."""
 
