@@ -51,38 +51,34 @@ class Reader:
         self.weights: dict[str, Array] = {}
         self.taps: dict[str, Array] = {}
 
-    def kernel(self, name: str, *shape: int, fan_in: int) -> Array:
-        e = ((10837 * fan_in).bit_length() - 1) // 2
-        return self.weights.setdefault(name, numbers(name, shape, 0.0, 127, e))
-
-    def bias(self, name: str, size: int) -> Array:
-        return self.weights.setdefault(name, numbers(name, (size,), 0.0, 127, 8))
+    def weight(self, name: str, *shape: int, fan_in: int = 0) -> Array:
+        grid = (1.0, 32, 7) if name.endswith("scale") else (0.0, 127, 8)
+        if fan_in:
+            grid = 0.0, 127, ((10837 * fan_in).bit_length() - 1) // 2
+        self.weights[name] = numbers(name, shape, *grid)
+        return self.weights[name]
 
     def norm(self, layer: dict[str, Any], path: str, x: Array) -> Array:
         size, centred = x.shape[-1], x - x.mean(-1, keepdims=True)
-        scale = self.weights[f"{path}.scale"] = numbers(f"{path}.scale", (size,), 1.0, 32, 7)
         deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + layer["epsilon"])
-        return centred / deviation * scale + self.bias(f"{path}.bias", size)
+        scale = self.weight(f"{path}.scale", size)
+        return centred / deviation * scale + self.weight(f"{path}.bias", size)
 
     def branch(self, layers: list[dict[str, Any]], path: str, x: Array) -> Array:
         dense = 0
         for layer in layers:
-            tokens, channels = x.shape[1:]
-            match layer["kind"]:
-                case "layer_norm":
-                    x = self.norm(layer, f"{path}.norm", x)
-                case "gelu":
-                    assert layer["approximation"] == "tanh"
-                    x = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-                case "token_dense" | "channel_dense" as kind:
-                    name, out = f"{path}.dense_{dense}", layer["features"]
-                    dense += 1
-                    if kind == "token_dense":
-                        w = self.kernel(f"{name}.kernel", out, tokens, fan_in=tokens)
-                        x = np.einsum("ts,bsc->btc", w, x) + self.bias(f"{name}.bias", out)[:, None]
-                    else:
-                        w = self.kernel(f"{name}.kernel", channels, out, fan_in=channels)
-                        x = np.einsum("bsc,co->bso", x, w) + self.bias(f"{name}.bias", out)
+            if layer["kind"] == "layer_norm":
+                x = self.norm(layer, f"{path}.norm", x)
+            elif layer["kind"] == "gelu":
+                x = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+            else:
+                (_, tokens, channels), out = x.shape, layer["features"]
+                bias = self.weight(f"{path}.dense_{dense}.bias", out)
+                name, dense = f"{path}.dense_{dense}.kernel", dense + 1
+                if layer["kind"] == "token_dense":
+                    x = self.weight(name, out, tokens, fan_in=tokens) @ x + bias[:, None]
+                else:
+                    x = x @ self.weight(name, channels, out, fan_in=channels) + bias
         return x
 
     def forward(self, batch: int) -> Array:
@@ -90,19 +86,18 @@ class Reader:
         height, width, rgb = (model["input"][side] for side in ("height", "width", "channels"))
         images = numbers("images", (batch, height, width, rgb), 0.0, 2**23 - 1, 23)
         features, classes = model["stem"]["features"], model["head"]["classes"]
-        kernel = self.kernel("stem.kernel", ph, pw, rgb, features, fan_in=ph * pw * rgb)
-        blocks = images.reshape(batch, height // ph, ph, width // pw, pw, rgb)
-        x = np.einsum("brpcqk,pqkf->brcf", blocks, kernel).reshape(batch, -1, features)
-        x = self.taps["stem"] = x + self.bias("stem.bias", features)
-        (stage,) = model["stages"]
-        for i in range(stage["depth"]):
-            for residual in stage["block"]:
+        kernel = self.weight("stem.kernel", ph, pw, rgb, features, fan_in=ph * pw * rgb)
+        patches = images.reshape(batch, height // ph, ph, width // pw, pw, rgb)
+        x = np.einsum("brpcqk,pqkf->brcf", patches, kernel).reshape(batch, -1, features)
+        x = self.taps["stem"] = x + self.weight("stem.bias", features)
+        for i in range(model["stages"][0]["depth"]):
+            for residual in model["stages"][0]["block"]:
                 path = f"blocks.{i}.{residual['name']}"
                 x = self.taps[path] = x + self.branch(residual["layers"], path, x)
-        x = self.taps["norm"] = self.norm(model["norm"], "norm", x)
-        x = self.taps["pooled"] = x.mean(1)
-        w = self.kernel("head.kernel", features, classes, fan_in=features)
-        self.taps["logits"] = x @ w + self.bias("head.bias", classes)
+        self.taps["norm"] = self.norm(model["norm"], "norm", x)
+        self.taps["pooled"] = self.taps["norm"].mean(1)
+        w = self.weight("head.kernel", features, classes, fan_in=features)
+        self.taps["logits"] = self.taps["pooled"] @ w + self.weight("head.bias", classes)
         return images
 
     def digest(self) -> str:

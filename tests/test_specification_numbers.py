@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from mixer_conformance import conformance_inputs, conformance_weights
+from mixer_conformance.cases import exact
+from mixer_conformance.cases.zoo import PROBE
 from mixer_conformance.floors import step_floor
 from mixer_conformance.measure import Deviation, deviation
 from mixer_conformance.tolerance import Judgement, Tolerance, default_batch, yardstick_runs
@@ -152,6 +154,32 @@ def test_digest_and_logits_of_the_text_are_those_of_the_code(text: dict[str, Any
     told = [float(word) for word in re.findall(r"```text\n([-\d. \n]+)```", page)[0].split()]
     logits = forward(spec, weights, conformance_inputs(spec, 1))["logits"]
     np.testing.assert_allclose(told, logits[0], rtol=1e-13)
+
+
+def check_whole_numbers(text: dict[str, Any], page: str) -> None:
+    """The weights of the exact probes, as the table of F02 has them."""
+    spec, checked = spec_of(PROBE), 0
+    probes: dict[str, Any] = {
+        "stem": exact._stem(spec)[0],
+        "a branch of block 1": exact._branch(spec, "channel_mixing")[0],
+        "head": exact._head(spec)[0],
+    }
+    for probe, told, values, _ in rows(page, "probe | tensor"):
+        factor, width, least = re.fullmatch(r"`(\d+ )?whole\((\d+), (-?\d+)\)`", values).groups()
+        for name in re.findall(r"`([\w.]+)`", told):
+            path = f"blocks.1.channel_mixing.{name}" if "branch" in probe else name
+            array = exact._stem(spec)[1] if name == "pixels" else probes[probe][path]
+            mine = text["whole"](path, array.size, int(width), int(least))
+            assert np.array_equal(np.multiply(mine, int(factor or 1)), array.ravel()), name
+            checked += 1
+    assert checked == 11
+
+
+def test_whole_numbers_are_those_of_the_exact_probes(text: dict[str, Any]) -> None:
+    check_whole_numbers(text, PAGES["specification/cases.md"])
+    wrong = PAGES["specification/cases.md"].replace("`8 whole(3, 1)`", "`8 whole(3, 2)`")
+    with pytest.raises(AssertionError):
+        check_whole_numbers(text, wrong)
 
 
 # --- measure and training -------------------------------------------------------------------
