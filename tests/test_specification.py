@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
 from mixer_conformance import fingerprint
 from mixer_conformance.cases import CASES, EFFORTS, fuzz, gradients, inputs, numbers
-from mixer_conformance.document import TABLES, zoo_specs
+from mixer_conformance.document import TABLES, profiles, write, zoo_specs
 from mixer_conformance.precision import PRECISIONS
 from mixer_conformance.result import Result, Status
 from mixer_conformance.suite import LIMITS
-from mixer_spec import ModelSpec, SpecError, Stage, layers
+from mixer_spec import FileError, ModelSpec, SpecError, Stage, layers
 from mixer_spec._fields import field_types
 from mixer_spec.layers import Constant, Normal
 from mixer_spec.markdown import with_tables
@@ -68,6 +70,18 @@ def test_specs_of_the_zoo_are_up_to_date(text: dict[str, Any]) -> None:
     assert written == zoo_specs(), "run: python -m mixer_conformance.document"
     for name, document in json.loads(written).items():
         assert text["fingerprint"](document) == spec_of(name).fingerprint
+
+
+def test_program_writes_tables_and_specs_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(
+        "a\n<!-- profiles: begin -->\nold\n<!-- profiles: end -->\nb\n"
+    )
+    write(tmp_path)
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert page == f"a\n<!-- profiles: begin -->\n{profiles()}\n<!-- profiles: end -->\nb\n"
+    assert (tmp_path / "zoo.json").read_text(encoding="utf-8") == zoo_specs()
+    with pytest.raises(FileError, match="there is no such folder; run this at the root"):
+        write(tmp_path / "docs")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -214,6 +228,10 @@ def check_shapes(text: dict[str, Any], page: str) -> None:
                         assert initial == f"normal {stddev:g}"
                     case _:
                         assert initial == "LeCun normal"
+            if not node.children and not isinstance(node.layer, layers.Attention):
+                sums = [p.fan_in for p in node.own_parameters.values() if p.fan_in]
+                size = math.prod(node.outgoing.shape)
+                assert node.multiply_adds == sum(size * fan_in for fan_in in sums)
             if isinstance(node.incoming, Table) and isinstance(node.outgoing, Table):
                 left = text["after"](node.layer.to_data(), *node.incoming.shape)
                 assert left == node.outgoing.shape, node.layer
@@ -235,8 +253,17 @@ def test_every_case_family_has_its_paragraph() -> None:
 
 def test_words_of_the_code_are_in_the_text() -> None:
     cases, backend = PAGES["specification/cases.md"], PAGES["specification/backend.md"]
-    for word in (*EFFORTS, *get_args(Status), *(field.name for field in fields(Result))):
+    for word in (*EFFORTS, *get_args(Status)):
         assert f"`{word}`" in cases, word
+    (told,) = re.findall(r"^A result has at least (.*)$", cases, re.MULTILINE)
+    result = Result(
+        case="F01", model="mixer", profile="f64", level=1, status="pass", margin=math.inf
+    )
+    names = re.findall(r"`(\w+)`", told)
+    assert {*names} - {"null"} <= {*result.to_data()}
+    assert len(names) >= 10
+    assert '`"infinite"`' in told
+    assert result.to_data()["margin"] == "infinite"
     for profile in PRECISIONS:
         assert f"`{profile}`" in backend
     limits = [LIMITS[effort] for effort in EFFORTS]

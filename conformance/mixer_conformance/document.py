@@ -19,7 +19,7 @@ from typing import get_args
 
 from mixer_spec import layers
 from mixer_spec._fields import field_types
-from mixer_spec.errors import MixerSpecError
+from mixer_spec.errors import FileError, MixerSpecError
 from mixer_spec.markdown import Tables, main
 from mixer_spec.preprocess import PIPELINES
 
@@ -195,9 +195,21 @@ TABLES: Tables = {
 """The word in a mark to what makes the table."""
 
 
+def write(folder: Path) -> None:
+    """Write the tables of a folder's pages anew, and ``zoo.json``.
+
+    Raises:
+        FileError: if there is no such folder.
+        InputError: if a mark in a page lacks its other half.
+    """
+    if not folder.is_dir():
+        raise FileError(str(folder), "there is no such folder; run this at the root of a checkout")
+    main([str(path) for path in sorted(folder.glob("*.md"))], TABLES)
+    (folder / "zoo.json").write_text(zoo_specs(), encoding="utf-8")
+
+
 if __name__ == "__main__":
     try:
-        main([str(path) for path in sorted(FOLDER.glob("*.md"))], TABLES)
+        write(FOLDER)
     except MixerSpecError as error:
         sys.exit(f"error: {error}")
-    (FOLDER / "zoo.json").write_text(zoo_specs(), encoding="utf-8")
