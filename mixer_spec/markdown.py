@@ -12,19 +12,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import InputError, MixerSpecError
 from .variants import VARIANTS, variant
 
-_MARK = re.compile(r"<!-- variants: (begin|end)((?: [a-z0-9_]+)*) -->")
-_PLACE = re.compile(
-    r"(?P<begin><!-- variants: begin(?P<names>(?: [a-z0-9_]+)*) -->\n)"
-    r"(?:(?!<!-- variants: ).)*"
-    r"(?P<end><!-- variants: end -->)",
-    re.DOTALL,
-)
+Tables = Mapping[str, Callable[[Sequence[str]], str]]
+"""The word in a mark, as ``variants``, to what makes the table, of the names in the mark."""
+
 _MIB = 2**20
 
 
@@ -60,37 +56,52 @@ google-research/vision_transformer, vit_jax/configs/models.py |
     return "\n".join(lines)
 
 
-def with_tables(page: str, where: str = "page") -> str:
+TABLES: Tables = {"variants": lambda names: variants_table(names or tuple(VARIANTS))}
+"""The tables of this module; pages of other packages have others."""
+
+
+def with_tables(page: str, where: str = "page", tables: Tables = TABLES) -> str:
     """``page`` with a new table between each pair of marks.
 
     Args:
         page: Markdown.
         where: its name for the message.
+        tables: what the marks may ask for; the marks of others stay as they are.
 
     Raises:
         InputError: if a mark lacks its other half.
         UnknownNameError: if a mark names a variant that does not exist.
     """
-    marks, places = len(_MARK.findall(page)), len(_PLACE.findall(page))
+    for word, table in tables.items():
+        page = _with_table(page, where, word, table)
+    return page
+
+
+def _with_table(page: str, where: str, word: str, table: Callable[[Sequence[str]], str]) -> str:
+    mark = re.compile(rf"<!-- {word}: (begin|end)((?: [a-z0-9_]+)*) -->")
+    place = re.compile(
+        rf"(?P<begin><!-- {word}: begin(?P<names>(?: [a-z0-9_]+)*) -->\n)"
+        rf"(?:(?!<!-- {word}: ).)*"
+        rf"(?P<end><!-- {word}: end -->)",
+        re.DOTALL,
+    )
+    marks, places = len(mark.findall(page)), len(place.findall(page))
     if marks != 2 * places:
         raise InputError(
             where,
-            "a mark lacks its other half; expected `<!-- variants: begin -->` and "
-            f"`<!-- variants: end -->` in turn, got {marks} marks and {places} pairs",
+            f"a mark lacks its other half; expected `<!-- {word}: begin -->` and "
+            f"`<!-- {word}: end -->` in turn, got {marks} marks and {places} pairs",
         )
-    return _PLACE.sub(_filled, page)
+    return place.sub(
+        lambda found: f"{found['begin']}{table(found['names'].split())}\n{found['end']}", page
+    )
 
 
-def _filled(place: re.Match[str]) -> str:
-    table = variants_table(place["names"].split() or tuple(VARIANTS))
-    return f"{place['begin']}{table}\n{place['end']}"
-
-
-def main(paths: Sequence[str]) -> None:
+def main(paths: Sequence[str], tables: Tables = TABLES) -> None:
     """Write the tables of these pages anew."""
     for path in map(Path, paths):
         page = path.read_text(encoding="utf-8")
-        path.write_text(with_tables(page, str(path)), encoding="utf-8")
+        path.write_text(with_tables(page, str(path), tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

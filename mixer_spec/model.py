@@ -48,6 +48,10 @@ class Stage(Checked):
         """A stage with a transition needs a block, since taps stand behind blocks."""
         if not self.block:
             yield "a stage needs a block; expected at least one residual, got none"
+        names = [residual.name for residual in self.block]
+        # Two of one name would be one tap, and one set of weights for both.
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"two residuals are called {name!r}; expected each name once in a block"
         if self.transition and not self.depth:
             yield "a transition needs a block behind it; expected a depth of at least 1, got 0"
 

@@ -371,6 +371,13 @@ def test_transition_needs_a_block_behind_it():
         Stage(transition=(), block=(), depth=1)
 
 
+def test_two_residuals_of_one_name_in_a_block_are_refused():
+    one, other = TINY.stages[0].block
+    renamed = dataclasses.replace(other, name=one.name)
+    with pytest.raises(SpecError, match="two residuals are called 'token_mixing'"):
+        Stage(transition=(), block=(one, renamed), depth=1)
+
+
 def test_pyramid_of_two_stages_can_be_said():
     def stage(tokens: int, *transition) -> Stage:
         layers = (NORM, TokenDense(features=3), Gelu(approximation="tanh"))
