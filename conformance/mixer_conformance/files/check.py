@@ -142,11 +142,11 @@ class _Reader:
 
     def __init__(self, root: Path, index: Index) -> None:
         self._root = root
-        self._index = index
+        self._requests = {listed.digest: listed for listed in index.requests}
         self._intact: set[str] = set()
         self.answered = any(
             (root / listed.folder / name).exists()
-            for listed in index.requests.values()
+            for listed in index.requests
             for name in (OUTPUTS, REFUSAL)
         )
 
@@ -158,7 +158,7 @@ class _Reader:
         """
         if not self.answered:
             raise Violation("no request was answered; do run the program first", "unsupported")
-        listed = self._index.requests.get(request.digest)
+        listed = self._requests.get(request.digest)
         if listed is None:
             raise Violation(
                 f"a {request.kind} request was not exported; expected its digest "

@@ -152,13 +152,16 @@ class _Recorder:
 
     def _written(self, request: Request) -> dict[str, Any]:
         """The form of a request whose arrays are in their files."""
-        place = f"requests/{request.digest[:16]}"
+        place = _place(request.digest)
         (self._folder / place).mkdir(parents=True)
         weights = f"weights/{request.weights_digest[:16]}.safetensors"
         self._write(weights, request.weights)
         inputs = f"{place}/{INPUTS}" if request.tensors else None
         if inputs:
             self._write(inputs, request.tensors)
+        settings = dict(request.settings)
+        if settings.get("after"):
+            settings["after"] = f"{_place(settings['after'])}/{OUTPUTS}"
         return {
             "schema_version": SCHEMA_VERSION,
             "digest": request.digest,
@@ -168,7 +171,7 @@ class _Recorder:
             "weights": weights,
             "inputs": inputs,
             "taps": list(request.taps),
-            **request.settings,
+            **settings,
             "outputs": f"{place}/{OUTPUTS}",
             "refusal": f"{place}/{REFUSAL}",
         }
@@ -180,19 +183,24 @@ class _Recorder:
             write_tensors(path, tensors)
             self._hashes[name] = sha256(path)
 
-    def listed(self) -> dict[str, Listed]:
+    def listed(self) -> tuple[Listed, ...]:
         """Every request, now that all of its taps are known."""
-        found = {}
+        found = []
         for digest, form in self._forms.items():
-            place = str(Path(form["outputs"]).parent)
+            place = _place(digest)
             name = f"{place}/{REQUEST}"
             _write_json(self._folder / name, form)
             self._hashes[name] = sha256(self._folder / name)
             files = {
                 file: self._hashes[file] for file in (name, form["inputs"], form["weights"]) if file
             }
-            found[digest] = Listed(folder=place, kind=form["kind"], files=files)
-        return found
+            found.append(Listed(digest=digest, folder=place, kind=form["kind"], files=files))
+        return tuple(found)
+
+
+def _place(digest: str) -> str:
+    """The folder of a request."""
+    return f"requests/{digest[:16]}"
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -31,11 +31,13 @@ class Listed:
     """One request of a folder.
 
     Args:
+        digest: over everything that is asked but the taps.
         folder: where it lies.
         kind: what is asked.
         files: each file that belongs to it, weights too, with the SHA-256 of its bytes.
     """
 
+    digest: str
     folder: str
     kind: Kind
     files: Mapping[str, str]
@@ -71,7 +73,7 @@ class Index:
         families: ids of case families; empty for all.
         seed: of weights and inputs.
         cases: in the order of the suite.
-        requests: by digest, in an order in which each comes after those that it needs.
+        requests: in an order in which each comes after those that it needs.
     """
 
     version: str
@@ -82,7 +84,7 @@ class Index:
     families: tuple[str, ...]
     seed: int
     cases: tuple[ListedCase, ...]
-    requests: Mapping[str, Listed]
+    requests: tuple[Listed, ...]
 
     def to_data(self) -> dict[str, Any]:
         """As plain data, ready for JSON."""
@@ -111,7 +113,7 @@ def read_index(folder: Path) -> Index:
                     ListedCase(**case | {"requests": tuple(case["requests"])})
                     for case in data["cases"]
                 ),
-                "requests": {digest: Listed(**one) for digest, one in data["requests"].items()},
+                "requests": tuple(Listed(**one) for one in data["requests"]),
             }
         )
         sound = (
@@ -119,7 +121,7 @@ def read_index(folder: Path) -> Index:
             and found.effort in EFFORTS
             and isinstance(found.level, int)
             and isinstance(found.seed, int)
-            and all(one.kind in get_args(Kind) for one in found.requests.values())
+            and all(one.kind in get_args(Kind) for one in found.requests)
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FileError(INDEX, f"is damaged; got: {error!r}; do export it again") from None
