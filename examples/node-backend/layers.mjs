@@ -18,6 +18,7 @@ export class Table {
   }
 }
 
+// A table like x, but for the sizes that are given.
 const table = (run, x, value, { tokens = x.tokens, channels = x.channels } = {}) =>
   new Table(run, x.batch, tokens, channels, value);
 
@@ -74,17 +75,16 @@ function depthwiseConv({ window: [height, width] }, w, x, run) {
   return table(run, x, value);
 }
 
+// The first and the second half of an axis.
 function halves(run, x, axis) {
-  const [tokens, channels] = [x.tokens, x.channels].map((n, i) =>
-    (i === 0) === (axis === "token") ? n / 2 : n,
-  );
+  const tokens = axis === "token" ? x.tokens / 2 : x.tokens;
+  const channels = axis === "channel" ? x.channels / 2 : x.channels;
   const [down, right] = [x.tokens - tokens, x.channels - channels];
-  const first = table(run, x, (b, t, c) => x.at(b, t, c), { tokens, channels });
-  const second = table(run, x, (b, t, c) => x.at(b, t + down, c + right), { tokens, channels });
-  return [first, second].map((half) => (axis === "token" ? half : keepGrid(half, x)));
+  return [
+    table(run, x, (b, t, c) => x.at(b, t, c), { tokens, channels }),
+    table(run, x, (b, t, c) => x.at(b, t + down, c + right), { tokens, channels }),
+  ];
 }
-
-const keepGrid = (y, x) => Object.assign(y, x.grid ? { grid: x.grid } : {});
 
 const times = (run, x, y) => table(run, x, (b, t, c) => x.at(b, t, c) * y.at(b, t, c));
 
@@ -100,10 +100,11 @@ function attention({ heads }, w, x, run) {
     const product = (i) => query.at(b, t, h * size + i) * key.at(b, s, h * size + i);
     return sum(size, product) / Math.sqrt(size);
   });
-  const largest = table(run, scores, (b, ht) =>
-    Array.from({ length: tokens }, (_, s) => scores.at(b, ht, s)).reduce((p, q) => Math.max(p, q)),
-  { channels: 1 });
-  const powers = table(run, scores, (b, ht, s) => Math.exp(scores.at(b, ht, s) - largest.at(b, ht, 0)));
+  const rowOf = (b, ht) => Array.from({ length: tokens }, (_, s) => scores.at(b, ht, s));
+  const largest = table(run, scores, (b, ht) => Math.max(...rowOf(b, ht)), { channels: 1 });
+  const powers = table(run, scores, (b, ht, s) =>
+    Math.exp(scores.at(b, ht, s) - largest.at(b, ht, 0)),
+  );
   const mixed = table(run, x, (b, t, c) => {
     const row = Math.floor(c / size) * tokens + t;
     const total = sum(tokens, (s) => powers.at(b, row, s));
@@ -132,72 +133,115 @@ export function erf(x) {
   return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * total;
 }
 
+function layerNorm({ epsilon }, w, x, run) {
+  let mean, deviation;
+  return table(run, x, (b, t, c) => {
+    if (c === 0) [mean, deviation] = moments(x.channels, (i) => x.at(b, t, i), epsilon);
+    return ((x.at(b, t, c) - mean) / deviation) * w.scale[c] + w.bias[c];
+  });
+}
+
+function tokenNorm({ epsilon }, w, x, run) {
+  const found = table(run, x, () => 0);
+  for (let b = 0; b < x.batch; b++) {
+    for (let c = 0; c < x.channels; c++) {
+      const [mean, deviation] = moments(x.tokens, (t) => x.at(b, t, c), epsilon);
+      for (let t = 0; t < x.tokens; t++) {
+        const normed = (x.at(b, t, c) - mean) / deviation;
+        found.data[(b * x.tokens + t) * x.channels + c] = normed * w.scale[t] + w.bias[t];
+      }
+    }
+  }
+  return found;
+}
+
+// W X + b
+function tokenDense({ features }, w, x, run) {
+  const value = (b, o, c) =>
+    w.bias[o] + sum(x.tokens, (t) => w.kernel[o * x.tokens + t] * x.at(b, t, c));
+  return table(run, x, value, { tokens: features });
+}
+
+// W_c x_c + b_c for every channel c
+function untiedTokenDense({ features }, w, x, run) {
+  const value = (b, o, c) => {
+    const row = c * features + o;
+    return w.bias[row] + sum(x.tokens, (t) => w.kernel[row * x.tokens + t] * x.at(b, t, c));
+  };
+  return table(run, x, value, { tokens: features });
+}
+
+function groupChannels({ groups }, w, x, run) {
+  const sizes = { tokens: x.tokens * groups, channels: x.channels / groups };
+  const from = (t, j) => [t % x.tokens, j * groups + Math.floor(t / x.tokens)];
+  return table(run, x, (b, t, j) => x.at(b, ...from(t, j)), sizes);
+}
+
+function ungroupChannels({ groups }, w, x, run) {
+  const sizes = { tokens: x.tokens / groups, channels: x.channels * groups };
+  const from = (s, c) => [(c % groups) * sizes.tokens + s, Math.floor(c / groups)];
+  return table(run, x, (b, s, c) => x.at(b, ...from(s, c)), sizes);
+}
+
+function spatialGate({ layers }, w, x, run) {
+  const [u, v] = halves(run, x, "channel");
+  return times(run, u, run.nested(layers, v));
+}
+
+function gatedUnit(layer, w, x, run) {
+  const [first, second] = halves(run, x, layer.axis);
+  const [gate, value] = layer.gate === "first" ? [first, second] : [second, first];
+  return times(run, value, run.nested([layer.activation], gate));
+}
+
+function residual({ layers }, w, x, run) {
+  const y = run.nested(layers, x);
+  return table(run, x, (b, t, c) => x.at(b, t, c) + y.at(b, t, c));
+}
+
+function tokenEmbed({ features }, w, ids, run) {
+  const word = (b, t) => ids.data[b * ids.tokens + t];
+  const value = (b, t, c) => w.embedding[word(b, t) * features + c];
+  return new Table(run, ids.batch, ids.tokens, features, value);
+}
+
+function classToken(layer, w, x, run) {
+  const value = (b, t, c) => (t ? x.at(b, t - 1, c) : w.embedding[c]);
+  return table(run, x, value, { tokens: x.tokens + 1 });
+}
+
+function meanPool(layer, w, x, run) {
+  const value = (b, _, c) => sum(x.tokens, (t) => x.at(b, t, c)) / x.tokens;
+  return table(run, x, value, { tokens: 1 });
+}
+
+const takeToken = ({ index }, w, x, run) =>
+  table(run, x, (b, _, c) => x.at(b, index, c), { tokens: 1 });
+
 export const LAYERS = {
   patch_embed: patchEmbed,
+  token_embed: tokenEmbed,
   linear_embed: denseOfChannels,
-  token_embed: ({ features }, w, ids, run) =>
-    new Table(run, ids.batch, ids.tokens, features, (b, t, c) =>
-      w.embedding[ids.data[b * ids.tokens + t] * features + c]),
-  class_token: (layer, w, x, run) =>
-    table(run, x, (b, t, c) => (t ? x.at(b, t - 1, c) : w.embedding[c]), { tokens: x.tokens + 1 }),
+  class_token: classToken,
   position_embedding: (layer, w, x, run) =>
     table(run, x, (b, t, c) => x.at(b, t, c) + w.embedding[t * x.channels + c]),
-  layer_norm({ epsilon }, w, x, run) {
-    let mean, deviation;
-    return table(run, x, (b, t, c) => {
-      if (c === 0) [mean, deviation] = moments(x.channels, (i) => x.at(b, t, i), epsilon);
-      return ((x.at(b, t, c) - mean) / deviation) * w.scale[c] + w.bias[c];
-    });
-  },
-  token_norm({ epsilon }, w, x, run) {
-    const found = Array.from({ length: x.batch * x.channels }, (_, i) => {
-      const [b, c] = [Math.floor(i / x.channels), i % x.channels];
-      return moments(x.tokens, (t) => x.at(b, t, c), epsilon);
-    });
-    return table(run, x, (b, t, c) => {
-      const [mean, deviation] = found[b * x.channels + c];
-      return ((x.at(b, t, c) - mean) / deviation) * w.scale[t] + w.bias[t];
-    });
-  },
+  layer_norm: layerNorm,
+  token_norm: tokenNorm,
   affine: elementwise((x, layer, w, c) => x * w.scale[c] + w.bias[c]),
   layer_scale: elementwise((x, layer, w, c) => x * w.scale[c]),
   gelu: elementwise(gelu),
   silu: elementwise((x) => x / (1 + Math.exp(-x))),
+  token_dense: tokenDense,
+  untied_token_dense: untiedTokenDense,
   channel_dense: denseOfChannels,
-  token_dense: ({ features }, w, x, run) =>
-    table(run, x, (b, o, c) =>
-      w.bias[o] + sum(x.tokens, (t) => w.kernel[o * x.tokens + t] * x.at(b, t, c)),
-    { tokens: features }),
-  untied_token_dense: ({ features }, w, x, run) =>
-    table(run, x, (b, o, c) => {
-      const row = c * features + o;
-      return w.bias[row] + sum(x.tokens, (t) => w.kernel[row * x.tokens + t] * x.at(b, t, c));
-    }, { tokens: features }),
   depthwise_conv: depthwiseConv,
-  group_channels: ({ groups }, w, x, run) =>
-    table(run, x, (b, t, j) => x.at(b, t % x.tokens, j * groups + Math.floor(t / x.tokens)),
-      { tokens: x.tokens * groups, channels: x.channels / groups }),
-  ungroup_channels({ groups }, w, x, run) {
-    const tokens = x.tokens / groups;
-    return table(run, x, (b, s, c) => x.at(b, (c % groups) * tokens + s, Math.floor(c / groups)),
-      { tokens, channels: x.channels * groups });
-  },
-  spatial_gate(layer, w, x, run) {
-    const [u, v] = halves(run, x, "channel");
-    return times(run, u, run.nested(layer.layers, v));
-  },
-  gated_unit(layer, w, x, run) {
-    const [first, second] = halves(run, x, layer.axis);
-    const [gate, value] = layer.gate === "first" ? [first, second] : [second, first];
-    return times(run, value, run.nested([layer.activation], gate));
-  },
+  group_channels: groupChannels,
+  ungroup_channels: ungroupChannels,
+  spatial_gate: spatialGate,
+  gated_unit: gatedUnit,
   attention,
-  residual(layer, w, x, run) {
-    const y = run.nested(layer.layers, x);
-    return table(run, x, (b, t, c) => x.at(b, t, c) + y.at(b, t, c));
-  },
-  mean_pool: (layer, w, x, run) =>
-    table(run, x, (b, _, c) => sum(x.tokens, (t) => x.at(b, t, c)) / x.tokens, { tokens: 1 }),
-  take_token: ({ index }, w, x, run) => table(run, x, (b, _, c) => x.at(b, index, c), { tokens: 1 }),
+  residual,
+  mean_pool: meanPool,
+  take_token: takeToken,
   head: denseOfChannels,
 };

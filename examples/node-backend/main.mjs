@@ -12,9 +12,9 @@ const PROFILES = { "f32-strict": [Float32Array, "F32"], f64: [Float64Array, "F64
 const ANSWERS = {
   forward({ spec, profile, taps }, weights, { inputs }) {
     const [Real, dtype] = PROFILES[profile];
-    const found = forward(spec, weights, inputs, taps, Real);
+    const found = Object.entries(forward(spec, weights, inputs, taps, Real));
     return Object.fromEntries(
-      Object.entries(found).map(([tap, { shape, data }]) => [tap, { dtype, shape, bytes: bytesOf(data) }]),
+      found.map(([tap, { shape, data }]) => [tap, { dtype, shape, bytes: bytesOf(data) }]),
     );
   },
   // The weights as they are held here: as they were read.
@@ -46,12 +46,13 @@ function main(root) {
   let failed = 0;
   for (const { folder, digest } of index.requests) {
     const request = readJson(root, folder, "request.json");
-    for (const path of [request.outputs, request.refusal]) rmSync(join(root, path), { force: true });
+    const [outputs, refusal] = [join(root, request.outputs), join(root, request.refusal)];
+    for (const path of [outputs, refusal]) rmSync(path, { force: true });
     try {
-      writeTensors(join(root, request.outputs), answer(root, request), { request: digest });
+      writeTensors(outputs, answer(root, request), { request: digest });
     } catch (error) {
       if (error instanceof Unsupported) {
-        writeJson(join(root, request.refusal), { request: digest, unsupported: error.message });
+        writeJson(refusal, { request: digest, unsupported: error.message });
       } else {
         console.error(`${folder}: ${error.stack}`); // without an answer; the judge tells
         failed++;
@@ -63,7 +64,7 @@ function main(root) {
 }
 
 if (process.argv.length !== 3 || !existsSync(join(process.argv[2], "cases.json"))) {
-  console.error("usage: node main.mjs DIR, a folder that `mixer-spec conformance cases export` wrote");
+  console.error("usage: node main.mjs DIR, which `mixer-spec conformance cases export` wrote");
   process.exitCode = 2;
 } else {
   process.exitCode = main(process.argv[2]);

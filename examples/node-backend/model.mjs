@@ -35,7 +35,8 @@ export function* steps(spec) {
     let waiting = named(stage.transition, `transitions.${number}`);
     for (let repeat = 0; repeat < stage.depth; repeat++, block++) {
       for (const residual of stage.block) {
-        yield [`blocks.${block}.${residual.name}`, [...waiting, ...named([residual], `blocks.${block}`)]];
+        const own = named([residual], `blocks.${block}`);
+        yield [`blocks.${block}.${residual.name}`, [...waiting, ...own]];
         waiting = [];
       }
     }
@@ -85,5 +86,6 @@ function entering(input, tensor, Real) {
   }
   if (input.kind === "token_ids") return { batch, tokens, data: values(tensor, Int32Array) };
   const data = values(tensor, Real);
-  return new Table({ Real }, batch, tokens, channels, (b, t, c) => data[(b * tokens + t) * channels + c]);
+  const value = (b, t, c) => data[(b * tokens + t) * channels + c];
+  return new Table({ Real }, batch, tokens, channels, value);
 }

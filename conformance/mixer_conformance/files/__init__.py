@@ -4,8 +4,8 @@
 backend that writes down what it is asked, a check runs it against one that reads the answers.
 """
 
-from .check import Check, check
-from .export import export
 from .index import Index, read_index
+from .recording import export
+from .replaying import Check, check
 
 __all__ = ["Check", "Index", "check", "export", "read_index"]

@@ -52,7 +52,7 @@ def export_command(
 
     Exit codes: 0 written, 2 bad input.
     """
-    from .export import export
+    from .recording import export
 
     with progress() as show:
 
@@ -110,7 +110,7 @@ def check_command(
     from mixer_conformance.excuses import read_excuses
     from mixer_conformance.result import exit_code
 
-    from .check import check
+    from .replaying import check
 
     with progress() as show:
 
