@@ -24,7 +24,7 @@ IN_PROCESS = {case.id for case in CASES.values() if case.in_process}
 def node() -> str:
     found = shutil.which("node")
     if found is None:
-        pytest.fail("node is missing; this example is tested with Node 18 or later: install it")
+        pytest.fail("node is missing; this example is tested with Node 20 or later: install it")
     return found
 
 
@@ -64,6 +64,7 @@ def edited(program: Path, file: str, old: str, new: str) -> Path:
 def test_the_example_is_conformant_at_level_2(node: str, cases: Path) -> None:
     done = run(node, EXAMPLE, cases)
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in (EXAMPLE.parents[1] / "docs" / "cases.md").read_text(encoding="utf-8")
     code, verdict = judged(cases)
     assert (code, verdict["conformant"]) == (0, True)
     assert (verdict["backend"], verdict["level"], verdict["profile"]) == ("node", 2, "f32-strict")

@@ -121,7 +121,12 @@ def read_index(folder: Path) -> Index:
             and found.effort in EFFORTS
             and isinstance(found.level, int)
             and isinstance(found.seed, int)
-            and all(one.kind in get_args(Kind) for one in found.requests)
+            and all(
+                one.kind in get_args(Kind)
+                and isinstance(one.folder, str)
+                and isinstance(one.files, dict)
+                for one in found.requests
+            )
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FileError(INDEX, f"is damaged; got: {error!r}; do export it again") from None
