@@ -205,6 +205,13 @@ def test_whole_numbers_are_exact_in_float64_too() -> None:
     assert (wrong.status, wrong.culprit) == ("fail", "blocks.1.token_mixing")
 
 
+def test_a_backend_that_returns_nothing_but_nan_fails_without_a_warning() -> None:
+    results = run(Mutant(after=lambda tap, x, y: y * np.float32(np.nan)), scales=["deep"])
+    margins = {result.case: result.margin for result in results if result.status == "fail"}
+    assert {"F01", "F28"} <= margins.keys()
+    assert set(margins.values()) == {math.inf}
+
+
 def test_a_profile_that_is_not_claimed_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="f32-tf32"):
         run("reference", profile="f32-tf32")

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from mixer_spec import Backend
 from mixer_spec.backend import Profile, check_profile, load_backend
 from mixer_spec.errors import InputError
@@ -182,7 +184,8 @@ def run_case(case: Case, trial: Trial) -> Result:
         message = f"cannot be asked in files: {case.in_process}"
         return replace(result, status="unsupported", message=message)
     try:
-        found = summed_up(case.check(trial))
+        with np.errstate(all="ignore"):  # infinities are judged, not warned of
+            found = summed_up(case.check(trial))
     except Violation as violation:
         margin = math.inf if violation.kind == "fail" else None
         result = replace(
