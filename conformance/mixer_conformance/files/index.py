@@ -97,11 +97,12 @@ def read_index(folder: Path) -> Index:
     Raises:
         FileError: if there is none, it is damaged, or of another version.
     """
-    data = read_json(folder / INDEX, INDEX, "do `mixer-spec conformance cases export` first")
+    where = str(folder / INDEX)
+    data = read_json(folder / INDEX, where, "do `mixer-spec conformance cases export` first")
     version = data.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise FileError(
-            INDEX, f"another version; expected schema_version {SCHEMA_VERSION}, got {version!r}"
+            where, f"another version; expected schema_version {SCHEMA_VERSION}, got {version!r}"
         )
     try:
         found = Index(
@@ -129,9 +130,9 @@ def read_index(folder: Path) -> Index:
             )
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FileError(INDEX, f"is damaged; got: {error!r}; do export it again") from None
+        raise FileError(where, f"is damaged; got: {error!r}; do export it again") from None
     if not sound:
-        raise FileError(INDEX, "is damaged; expected a known profile, effort and kinds of request")
+        raise FileError(where, "is damaged; expected a known profile, effort and kinds of request")
     return found
 
 

@@ -111,8 +111,9 @@ def _info(root: Path, index: Index, reader: _Reader) -> BackendInfo:
     """What the program says of itself; nobody has to say anything who has answered nothing."""
     if not reader.answered and not (root / BACKEND).exists():
         return BackendInfo(name=root.name, versions={}, device="files", profiles=(index.profile,))
+    where = str(root / BACKEND)
     data = read_json(
-        root / BACKEND, BACKEND, 'let the program write {"name": ..., "versions": {...}, ...}'
+        root / BACKEND, where, 'let the program write {"name": ..., "versions": {...}, ...}'
     )
     wanted: dict[str, tuple[type, str]] = {
         "name": (str, "a string"),
@@ -128,7 +129,7 @@ def _info(root: Path, index: Index, reader: _Reader) -> BackendInfo:
     ]
     problems += [f"unknown field {key!r}; expected {list(wanted)}" for key in data.keys() - wanted]
     if problems:
-        raise FileError(BACKEND, problems)
+        raise FileError(where, problems)
     return BackendInfo(**data, profiles=(index.profile,))
 
 
