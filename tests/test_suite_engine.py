@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from mixer_conformance.result import exit_code
 from mixer_conformance.subject import Violation, limited
 from mixer_spec import FileError, InputError, UnknownNameError, layers
 from mixer_spec.backend import PROFILES, Profile
+from mixer_spec.reference import Arithmetic
 
 TOMORROW = datetime.date.today() + datetime.timedelta(days=1)
 YESTERDAY = datetime.date.today() - datetime.timedelta(days=1)
@@ -194,6 +195,23 @@ def test_a_fingerprint_counts_the_bits_of_every_product(mutant: Mutant, bits: in
     assert found.epsilon == pytest.approx(1e-6, rel=1e-2)
 
 
+def test_whole_numbers_are_exact_in_float64_too() -> None:
+    (right,) = run("reference", profile="f64", cases=["F02"])
+    assert right.status == "pass"
+    mistaken = replace(
+        MUTANTS["gelu ignored"].backend, arithmetic=lambda tap: Arithmetic(), profiles=("f64",)
+    )
+    (wrong,) = run(mistaken, profile="f64", cases=["F02"])
+    assert (wrong.status, wrong.culprit) == ("fail", "blocks.1.token_mixing")
+
+
+def test_a_backend_that_returns_nothing_but_nan_fails_without_a_warning() -> None:
+    results = run(Mutant(after=lambda tap, x, y: y * np.float32(np.nan)), scales=["deep"])
+    margins = {result.case: result.margin for result in results if result.status == "fail"}
+    assert {"F01", "F28"} <= margins.keys()
+    assert set(margins.values()) == {math.inf}
+
+
 def test_a_profile_that_is_not_claimed_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="f32-tf32"):
         run("reference", profile="f32-tf32")
@@ -230,6 +248,6 @@ def test_the_first_failure_is_told_and_the_worst_margin_kept() -> None:
 
 
 def test_an_engine_without_taps_is_judged_at_its_logits() -> None:
-    blind = dataclasses.replace(MUTANTS["gelu by erf"].backend, sees_taps=False)
+    blind = replace(MUTANTS["gelu by erf"].backend, sees_taps=False)
     (result,) = run(blind, cases=["F01"], scales=["mixer"])
     assert (result.status, result.culprit) == ("fail", "logits")

@@ -1,4 +1,4 @@
-"""``mixer-spec conformance``: run, locate, fingerprint, explain, diff, audit, init-backend."""
+"""``mixer-spec conformance``: run, cases, locate, fingerprint, explain, diff, audit, init-backend."""
 
 from __future__ import annotations
 
@@ -7,12 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixer_spec.commands.output import Json, console, print_json, table
+from mixer_spec.commands.output import Json, console, print_json, progress, table
 from mixer_spec.errors import InputError
+
+from .files.commands import cases as cases_app
+from .options import (
+    Backend,
+    Excuses,
+    Families,
+    Full,
+    Junit,
+    Level,
+    Markdown,
+    Nightly,
+    Profile,
+    Quick,
+    Scales,
+    Seed,
+    chosen_effort,
+    listed,
+)
 
 if TYPE_CHECKING:
     from .audit import Audit
-    from .cases import Effort, Trial
+    from .cases import Trial
     from .result import Result
 
 conformance = typer.Typer(
@@ -21,15 +39,7 @@ conformance = typer.Typer(
     add_completion=False,
 )
 
-Backend = Annotated[
-    str, typer.Option(help="A registered name, or package.module:Class.", show_default=False)
-]
-Profile = Annotated[str, typer.Option(help="The arithmetic that the backend claims.")]
-Level = Annotated[
-    int,
-    typer.Option(min=0, max=4, help="0 structure, 1 logits, 2 taps, 3 gradients, 4 optimiser."),
-]
-Seed = Annotated[int, typer.Option(help="Of the weights and inputs.")]
+conformance.add_typer(cases_app, name="cases")
 
 
 @conformance.command("run")
@@ -37,22 +47,18 @@ def run_command(
     backend: Backend,
     level: Level = 2,
     profile: Profile = "f32-strict",
-    scales: Annotated[
-        str, typer.Option(help="Models or groups (mixer, Z1), separated by commas.")
-    ] = "",
-    cases: Annotated[str, typer.Option(help="Families (F01,F05). Default: all.")] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="Seconds; the default.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Minutes.")] = False,
-    nightly: Annotated[bool, typer.Option("--nightly", help="Every published variant.")] = False,
+    scales: Scales = "",
+    cases: Families = "",
+    quick: Quick = False,
+    full: Full = False,
+    nightly: Nightly = False,
     seed: Seed = 0,
-    excuses: Annotated[
-        Path | None, typer.Option(help="The backend's TOML file of known failures.")
-    ] = None,
+    excuses: Excuses = None,
     limit: Annotated[
         float | None, typer.Option(help="Seconds that one call of the backend may take.")
     ] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit's XML here.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write a Markdown summary here.")] = None,
+    junit: Junit = None,
+    markdown: Markdown = None,
     json: Json = False,
 ) -> None:
     """Run the suite on one backend.
@@ -65,9 +71,9 @@ def run_command(
     from .result import exit_code
     from .suite import run
 
-    effort = _effort(quick=quick, full=full, nightly=nightly)
+    effort = chosen_effort(quick=quick, full=full, nightly=nightly)
     found = _loaded(backend)
-    with _progress() as show:
+    with progress() as show:
 
         def tell(result: Result) -> None:
             show(f"{result.id}: {result.status}")
@@ -77,25 +83,19 @@ def run_command(
             level=level,
             profile=profile,  # type: ignore[arg-type]  # checked by run
             effort=effort,
-            scales=_list(scales),
-            cases=_list(cases),
+            scales=listed(scales),
+            cases=listed(cases),
             seed=seed,
             excuses=read_excuses(excuses) if excuses else (),
             limit=limit,
             progress=tell,
         )
     shown: Any = (results, found.info(), profile, level)
-    if junit:
-        junit.write_text(outputs.to_junit(results, f"mixer-spec {backend}"), encoding="utf-8")
-    if markdown:
-        markdown.write_text(outputs.to_markdown(*shown), encoding="utf-8")
+    outputs.write_files(*shown, name=backend, junit=junit, markdown=markdown)
     if json:
         print_json(outputs.to_data(*shown))
     else:
-        out = console()
-        for line in outputs.lines(results):
-            out.print(line, soft_wrap=True)
-        out.print(outputs.verdict(*shown), soft_wrap=True)
+        outputs.print_results(console(), *shown)
     raise typer.Exit(exit_code(results))
 
 
@@ -261,9 +261,9 @@ def audit_command(
     from .audit import audit
 
     if seeds:
-        _false_alarms(seeds, _list(backends), _list(scales), json=json)
+        _false_alarms(seeds, listed(backends), listed(scales), json=json)
         return
-    with _progress() as show:
+    with progress() as show:
         found = audit(lambda verdict: show(verdict.name))
     if json:
         print_json(found.to_data())
@@ -275,7 +275,7 @@ def audit_command(
 def _false_alarms(seeds: int, names: list[str], scales: list[str], *, json: bool) -> None:
     from .audit import honest_margins
 
-    with _progress() as show:
+    with progress() as show:
         found = honest_margins(
             [_loaded(name) for name in names],
             range(seeds),
@@ -349,16 +349,6 @@ def init_backend(
 # --- what the commands share -------------------------------------------------------------------
 
 
-def _list(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _effort(*, quick: bool, full: bool, nightly: bool) -> Effort:
-    if quick + full + nightly > 1:
-        raise InputError("run", "expected one of --quick, --full and --nightly, got several")
-    return "nightly" if nightly else "full" if full else "quick"
-
-
 def _loaded(name: str) -> Any:
     from mixer_spec import load_backend
 
@@ -374,9 +364,3 @@ def _trial(backend: str, model: str, profile: str, seed: int) -> Trial:
     subject = subject_of(backend, profile, 2, "full")  # type: ignore[arg-type]
     found = ZOO[model]
     return Trial(subject=subject, model=found, spec=found.build(), seed=seed, effort="full")
-
-
-def _progress() -> Any:
-    from .cli import progress
-
-    return progress()

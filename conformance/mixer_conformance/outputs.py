@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from mixer_spec import BackendInfo
@@ -13,6 +14,9 @@ from mixer_spec.backend import Profile
 
 from .cases import CASES
 from .result import Result, Status, exit_code, is_conformant
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SCHEMA_VERSION = 1
 """The version of the JSON form."""
@@ -76,6 +80,32 @@ def lines(results: Sequence[Result]) -> list[str]:
         for r in results
         if r.status != "pass"
     ]
+
+
+def print_results(
+    out: Console, results: Sequence[Result], info: BackendInfo, profile: Profile, level: int
+) -> None:
+    """A run for people: what is no plain pass, and the verdict."""
+    for line in lines(results):
+        out.print(line, soft_wrap=True)
+    out.print(verdict(results, info, profile, level), soft_wrap=True)
+
+
+def write_files(
+    results: Sequence[Result],
+    info: BackendInfo,
+    profile: Profile,
+    level: int,
+    *,
+    name: str,
+    junit: Path | None,
+    markdown: Path | None,
+) -> None:
+    """A run for machines, in the files that were asked for; ``name`` is the suite's in JUnit."""
+    if junit:
+        junit.write_text(to_junit(results, f"mixer-spec {name}"), encoding="utf-8")
+    if markdown:
+        markdown.write_text(to_markdown(results, info, profile, level), encoding="utf-8")
 
 
 def to_junit(results: Sequence[Result], name: str) -> str:

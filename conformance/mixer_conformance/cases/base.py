@@ -91,6 +91,7 @@ class Case:
         check: looks at one model; what it finds, in the order of computation.
         profiles: the arithmetics that it makes sense in.
         quick: the only models of a quick run, for a case that takes its time.
+        in_process: why files cannot ask it, where they cannot: what the backend must be here for.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Case:
     check: Callable[[Trial], Iterable[Finding]]
     profiles: tuple[Profile, ...] = FLOATING
     quick: tuple[str, ...] | None = None
+    in_process: str = ""
 
 
 # --- which models ------------------------------------------------------------------------------

@@ -136,4 +136,5 @@ F12 = Case(
     check=_check_layouts,
     profiles=EVERY,
     quick=("mixer", "words"),
+    in_process="a file has one memory layout, and nothing writes into it",
 )

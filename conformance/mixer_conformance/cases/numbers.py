@@ -91,7 +91,7 @@ def _depth(trial: Trial) -> Iterator[Finding]:
     depths = np.log(np.arange(1, len(growth) + 1))
     slope = float(np.polyfit(depths[1:], np.log(growth)[1:], 1)[0])
     yield Finding(
-        abs(bias) / _BIAS,
+        abs(bias) / _BIAS if math.isfinite(bias) else math.inf,
         f"errors lean to one side by {bias:.2f} of their size, at most {_BIAS}; they grow with the "
         f"depth to the power {slope:.2f}, independent ones with 0.5",
     )

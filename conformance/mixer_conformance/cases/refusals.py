@@ -110,4 +110,5 @@ F25 = Case(
     check=_check,
     profiles=EVERY,
     quick=("mixer", "words"),
+    in_process="a refusal is an error that is raised",
 )

@@ -123,6 +123,7 @@ F23 = Case(
     check=_state,
     profiles=FLOATING,
     quick=("mixer",),
+    in_process="calls in turn and threads need a backend that stays",
 )
 
 
@@ -147,4 +148,5 @@ F24 = Case(
     check=_again,
     profiles=EVERY,
     quick=("mixer", "gmlp"),
+    in_process="a request is answered once",
 )
