@@ -26,8 +26,12 @@ def blend(first: Pixels, second: Pixels, factor: float) -> Pixels:
         [0, 55, 100, 255]
     """
     start = first.astype(_F32)
-    mixed = start + _F32(factor) * (second.astype(_F32) - start)
-    return np.clip(mixed, 0, 255).astype(np.uint8)
+    return _truncated(start + _F32(factor) * (second.astype(_F32) - start))
+
+
+def _truncated(values: NDArray[np.float32]) -> Pixels:
+    whole: Pixels = np.clip(values, 0, 255).astype(np.uint8)
+    return whole
 
 
 def grey(image: Pixels) -> NDArray[np.uint8]:
@@ -84,7 +88,7 @@ def sharpness(image: Pixels, factor: float) -> Pixels:
                 weight = np.float64(_F32(5 if row == column == 1 else 1) / _F32(13))
                 part = values[row : height - 2 + row, column : width - 2 + column]
                 total = (weight * part + total).astype(_F32)
-        smooth[1:-1, 1:-1] = np.clip(total, 0, 255).astype(np.uint8)
+        smooth[1:-1, 1:-1] = _truncated(total)
     return blend(smooth, image, factor)
 
 
@@ -93,8 +97,7 @@ def autocontrast(image: Pixels) -> Pixels:
     low, high = (limit(image, axis=(0, 1)).astype(_F32) for limit in (np.min, np.max))
     uniform = high == low
     scale = _F32(255) / np.where(uniform, _F32(255), high - low)
-    stretched = np.clip(image.astype(_F32) * scale - low * scale, 0, 255).astype(np.uint8)
-    return np.where(uniform, image, stretched)
+    return np.where(uniform, image, _truncated(image.astype(_F32) * scale - low * scale))
 
 
 def equalize(image: Pixels) -> Pixels:
@@ -108,12 +111,13 @@ def _equalized(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if not step:
         return values
     below = np.concatenate([[0], np.cumsum(counts)[:-1] + step // 2]) // step
-    return np.clip(below, 0, 255).astype(np.uint8)[values]
+    table: NDArray[np.uint8] = np.clip(below, 0, 255).astype(np.uint8)
+    return table[values]
 
 
 def invert(image: Pixels) -> Pixels:
     """``255 - value``."""
-    return 255 - image
+    return np.uint8(255) - image
 
 
 def posterize(image: Pixels, bits: int) -> Pixels:
@@ -123,7 +127,7 @@ def posterize(image: Pixels, bits: int) -> Pixels:
 
 def solarize(image: Pixels, threshold: int) -> Pixels:
     """Invert the values from ``threshold`` up; 0 inverts all, 256 none."""
-    return np.where(image < threshold, image, 255 - image)
+    return np.where(image < threshold, image, invert(image))
 
 
 def solarize_add(image: Pixels, addition: int) -> Pixels:

@@ -108,6 +108,8 @@ def resize_then_crop(
         google-research/big_transfer, input_pipeline_tf2_or_jax.py.
     """
     squashed = resize(decode(image, "stored"), (side, side), how)
+    if isinstance(how, FloatResample) and how.values == "truncated":
+        squashed = squashed.astype(np.uint8)
     top, left = (int(generator.integers(side - part + 1)) for part in size)
     return squashed[top : top + size[0], left : left + size[1]]
 

@@ -28,9 +28,9 @@ def _transform(image: Pixels, rows: tuple[tuple[float, float, float], ...]) -> P
     return np.where(inside[..., None], found, np.uint8(FILL))
 
 
-def _nearest(position: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> np.ndarray[
-    tuple[int, int], np.dtype[np.int64]
-]:
+def _nearest(
+    position: np.ndarray[tuple[int, int], np.dtype[np.float32]],
+) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     whole = np.trunc(position)
     return (whole + np.trunc(2 * (position - whole))).astype(np.int64)
 

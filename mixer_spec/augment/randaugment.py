@@ -38,9 +38,7 @@ def _nothing(magnitude: float, image: Pixels, generator: np.random.Generator) ->
     return ()
 
 
-def _enhancement(
-    magnitude: float, image: Pixels, generator: np.random.Generator
-) -> tuple[float]:
+def _enhancement(magnitude: float, image: Pixels, generator: np.random.Generator) -> tuple[float]:
     return (magnitude / 10 * 1.8 + 0.1,)
 
 

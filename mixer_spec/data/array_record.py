@@ -74,7 +74,7 @@ class ArrayRecordSource:
                 name,
                 f"is not a tf.train.Example with one of {list(_IMAGES)} and one of "
                 f"{list(_LABELS)}; got {type(error).__name__}: {error}",
-            ) from None
+            ) from error
         if not 0 <= label < len(self.classes):
             raise InputError(
                 name, f"its label is no class; expected 0 to {len(self.classes) - 1}, got {label}"
@@ -98,7 +98,7 @@ def _decoded(encoded: bytes, name: str) -> Any:
     except Exception as error:  # whatever Pillow's decoders run into
         raise InputError(
             name, f"its image cannot be decoded; {type(error).__name__}: {error}"
-        ) from None
+        ) from error
 
 
 def _open(files: Sequence[str]) -> Any:

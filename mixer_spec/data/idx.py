@@ -76,6 +76,7 @@ def read_idx(path: Path) -> NDArray[Any]:
     expected = 4 + 4 * axes + math.prod(shape)
     if len(data) != expected:
         raise FileError(
-            str(path), f"has the wrong length; expected {expected} bytes for {shape}, got {len(data)}"
+            str(path),
+            f"has the wrong length; expected {expected} bytes for {shape}, got {len(data)}",
         )
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)

@@ -148,8 +148,9 @@ def _column(columns: Mapping[str, Any], known: Sequence[str], where: str) -> str
     found = [name for name in known if name in columns]
     if not found:
         raise InputError(
-            where, f"has no column like {known[0]!r}; expected one of {list(known)}, "
-            f"got {sorted(columns)}"
+            where,
+            f"has no column like {known[0]!r}; expected one of {list(known)}, "
+            f"got {sorted(columns)}",
         )
     return found[0]
 
