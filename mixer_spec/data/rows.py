@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def read_hugging_face(name: str, split: str) -> RowSource:
         InputError: if there is no such data set or split, or it has no image and label column.
         MissingExtraError: if the package ``datasets`` is not installed.
     """
-    datasets: Any = load_or_name_extra(f"hf:{name}", lambda: __import__("datasets"))
+    datasets: Any = load_or_name_extra(f"hf:{name}", lambda: importlib.import_module("datasets"))
     where = f"hf:{name}"
     try:
         if Path(name).is_dir():
@@ -130,7 +131,9 @@ def read_tfds(name: str, split: str) -> RowSource:
         InputError: if there is no such data set or split, or it has no image and label.
         MissingExtraError: if the package ``tensorflow-datasets`` is not installed.
     """
-    tfds: Any = load_or_name_extra(f"tfds:{name}", lambda: __import__("tensorflow_datasets"))
+    tfds: Any = load_or_name_extra(
+        f"tfds:{name}", lambda: importlib.import_module("tensorflow_datasets")
+    )
     where = f"tfds:{name}"
     try:
         rows = tfds.data_source(name, split=split)
