@@ -19,7 +19,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "hub": ("huggingface_hub",),
         "train": ("optax", "sklearn", "matplotlib", "grain", "array_record"),
         "hf": ("datasets",),
-        "tfds": ("tensorflow_datasets",),
     }
 )
 """Import names of the packages that each extra brings."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mixer_spec.errors import InputError
+from mixer_spec.errors import InputError, MissingExtraError
 from mixer_spec.extras import load_or_name_extra
 from mixer_spec.preprocess.decode import decode
 
@@ -129,12 +129,17 @@ def read_tfds(name: str, split: str) -> RowSource:
 
     Raises:
         InputError: if there is no such data set or split, or it has no image and label.
-        MissingExtraError: if the package ``tensorflow-datasets`` is not installed.
+        MissingExtraError: if the package ``tensorflow-datasets`` is not installed; no extra brings
+            it, since it is large, and whoever prepared the data has it.
     """
-    tfds: Any = load_or_name_extra(
-        f"tfds:{name}", lambda: importlib.import_module("tensorflow_datasets")
-    )
     where = f"tfds:{name}"
+    try:
+        tfds = importlib.import_module("tensorflow_datasets")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            where,
+            f"needs {error.name}, which is not installed; do `pip install tensorflow-datasets`",
+        ) from error
     try:
         rows = tfds.data_source(name, split=split)
     except Exception as error:
