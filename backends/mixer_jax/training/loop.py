@@ -19,7 +19,8 @@ from jax.experimental import multihost_utils
 from numpy.typing import NDArray
 
 from mixer_spec import ModelSpec
-from mixer_spec.errors import InputError, MixerSpecError
+from mixer_spec.errors import InputError
+from mixer_spec.job import Habits, Stopped
 from mixer_spec.recipe import Recipe
 from mixer_spec.schedule import learning_rate
 from mixer_spec.stochastic_depth import branch_factors
@@ -36,10 +37,6 @@ from .step import Metrics, Moment, Rows, make_step
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 _IN_FLIGHT = 2  # steps that the host may be ahead of the devices
-
-
-class Preempted(MixerSpecError):
-    """The run was told to end (SIGTERM) before its last step; its state is saved."""
 
 
 class ExampleBatch(Protocol):
@@ -74,27 +71,6 @@ class ExampleBatches(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What a run does beside its recipe; nothing here changes a weight.
-
-    Args:
-        folder: for everything that the run writes.
-        log_every: steps between lines of metrics.
-        evaluate_every: steps between evaluations; one is made behind the last step anyway.
-        save_every: steps between checkpoints.
-        keep: how many checkpoints stay.
-        profile: the first step and the number of steps that are traced; ``None`` for none.
-    """
-
-    folder: Path
-    log_every: int = 10
-    evaluate_every: int = 1000
-    save_every: int = 500
-    keep: int = 3
-    profile: tuple[int, int] | None = None
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Outcome:
     """What a run ends with.
@@ -117,8 +93,9 @@ def run(
     recipe: Recipe,
     batches: ExampleBatches,
     weights: Weights,
-    plan: Plan,
+    folder: Path,
     *,
+    habits: Habits,
     data: str,
     placed: Placement,
     held_out: Callable[[], Iterator[EvaluationBatch]] | None = None,
@@ -130,7 +107,8 @@ def run(
         recipe: how it is trained.
         batches: this process's examples.
         weights: before the first step, canonical name to array.
-        plan: what is written, and when.
+        folder: for everything that the run writes.
+        habits: what is written, and when.
         data: the fingerprint of the training data.
         placed: where the arrays go.
         held_out: makes the evaluation's batches anew.
@@ -138,10 +116,10 @@ def run(
     Raises:
         InputError: if the folder holds another run; if the loss is not a number.
         FileError: if a checkpoint cannot be written.
-        Preempted: if SIGTERM came; the state is saved.
+        Stopped: if SIGTERM came; the state is saved.
     """
     with jax.enable_x64(recipe.compute == "float64"):
-        return _Run(spec, recipe, plan, placed, held_out).go(batches, weights, data)
+        return _Run(spec, recipe, folder, habits, placed, held_out).go(batches, weights, data)
 
 
 class _Run:
@@ -149,11 +127,13 @@ class _Run:
         self,
         spec: ModelSpec,
         recipe: Recipe,
-        plan: Plan,
+        folder: Path,
+        habits: Habits,
         placed: Placement,
         held_out: Callable[[], Iterator[EvaluationBatch]] | None,
     ) -> None:
-        self.spec, self.recipe, self.plan, self.placed = spec, recipe, plan, placed
+        self.spec, self.recipe, self.placed = spec, recipe, placed
+        self.folder, self.habits = folder, habits
         self.held_out = held_out
         self.step = make_step(spec, recipe, placed)
         self.evaluate = make_evaluate(spec, recipe, placed)
@@ -162,7 +142,7 @@ class _Run:
         self.unreadable: dict[str, None] = {}
 
     def go(self, batches: ExampleBatches, weights: Weights, data: str) -> Outcome:
-        self.plan.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         identity = Identity(
             spec=self.spec,
             recipe=self.recipe,
@@ -172,7 +152,7 @@ class _Run:
         )
         said: list[str] = []
         checkpoints = Checkpoints(
-            self.plan.folder / "checkpoints", identity, keep=self.plan.keep, tell=said.append
+            self.folder / "checkpoints", identity, keep=self.habits.keep, tell=said.append
         )
         state = checkpoints.restore(abstract_state(self.spec, self.recipe, self.placed))
         if state is None:
@@ -204,7 +184,7 @@ class _Run:
         if jax.process_index():
             yield None
             return
-        log = Log(self.plan.folder, first)
+        log = Log(self.folder, first)
         try:
             yield log
         finally:
@@ -222,7 +202,7 @@ class _Run:
     ) -> State:
         """All the steps that are left."""
         speed = _Speed(self.spec, self.recipe, self.placed, log)
-        plan, last = self.plan, self.recipe.steps
+        habits, last = self.habits, self.recipe.steps
         for number, batch in enumerate(batches.iterate(first), first):
             self._profile(number, state)
             self._note(batch, shown)
@@ -235,8 +215,8 @@ class _Run:
             self.pending.append((number, metrics))
             done = number + 1
             stop = told(done)
-            saves = done % plan.save_every == 0 or done == last or stop
-            evaluates = done % plan.evaluate_every == 0 or done == last
+            saves = done % habits.save_every == 0 or done == last or stop
+            evaluates = done % habits.evaluate_every == 0 or done == last
             self._settle(0 if saves or evaluates else _IN_FLIGHT, log, shown, speed)
             if evaluates:
                 self._evaluate(state, done, log)
@@ -246,7 +226,7 @@ class _Run:
                 checkpoints.save(state)
             if stop and done < last:
                 checkpoints.wait()
-                raise Preempted(
+                raise Stopped(
                     "training",
                     f"was told to end; saved step {done} of {last}; start the same command again",
                 )
@@ -285,7 +265,7 @@ class _Run:
             if self.score:
                 now["accuracy"] = self.score.accuracy
             shown.at(done, **now)
-            if log and (done % self.plan.log_every == 0 or done == self.recipe.steps):
+            if log and (done % self.habits.log_every == 0 or done == self.recipe.steps):
                 rate = learning_rate(
                     self.recipe.schedule,
                     number,
@@ -310,11 +290,11 @@ class _Run:
                 shown.say(f"left out: {problem}")
 
     def _profile(self, number: int, state: State) -> None:
-        if self.plan.profile is None:
+        if self.habits.profile is None:
             return
-        begin, count = self.plan.profile
+        begin, count = self.habits.profile
         if number == begin:
-            jax.profiler.start_trace(str(self.plan.folder / "profile"))
+            jax.profiler.start_trace(str(self.folder / "profile"))
         if number == begin + count:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
