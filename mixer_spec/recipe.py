@@ -7,6 +7,7 @@ named recipes are in ``mixer_spec/recipes.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from .errors import SpecError
 from .preprocess import Preprocessing
 from .recipe_parts import Augmentation, Crop, Mixing
 from .schedule import Schedule
-from .training import CrossEntropy, Fraction, Optimiser
+from .training import AdamW, CrossEntropy, Fraction, Optimiser
 
 RECIPE_VERSION = 1
 """The version of the JSON form; a recipe of a higher version is refused."""
@@ -239,6 +240,15 @@ class Recipe(Checked):
         """
         data = read_object(text, where, what="recipe", version=("recipe_version", RECIPE_VERSION))
         return cls.from_data(data, where)
+
+    @property
+    def optimiser_by_rate(self) -> Optimiser:
+        """The same optimiser, with a weight decay that is multiplied with the learning rate."""
+        optimiser = self.optimiser
+        if self.decay_scaling == "learning_rate" or not isinstance(optimiser, AdamW):
+            return optimiser
+        decay = optimiser.weight_decay / optimiser.learning_rate
+        return dataclasses.replace(optimiser, weight_decay=decay)
 
     @property
     def fingerprint(self) -> str:
