@@ -5,7 +5,7 @@ What it says about a model costs one forward pass of each image, and nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -95,9 +95,9 @@ def least_squares(features: _Array, targets: _Array, regularisation: float) -> _
     examples, width = features.shape
     if examples < width:
         gram = features @ features.T + regularisation * np.eye(examples)
-        return features.T @ np.linalg.solve(gram, targets)
+        return np.asarray(features.T @ np.linalg.solve(gram, targets), np.float64)
     gram = features.T @ features + regularisation * np.eye(width)
-    return np.linalg.solve(gram, features.T @ targets)
+    return np.asarray(np.linalg.solve(gram, features.T @ targets), np.float64)
 
 
 def classify(
@@ -124,37 +124,7 @@ def classify(
 
     targets = np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
     weights = least_squares(prepared(train), targets, settings.regularisation)
-    return np.argmax(prepared(test) @ weights, axis=1)
-
-
-def features_of(
-    forward: Callable[[NDArray[Any]], NDArray[Any]],
-    source: Source,
-    numbers: Sequence[int],
-    preprocessing: Preprocessing,
-    image_size: tuple[int, int],
-    batch: int,
-) -> Iterable[tuple[NDArray[Any], NDArray[np.int64]]]:
-    """Features ``[row, feature]`` and labels ``[row]`` of some examples, a batch at a time.
-
-    Args:
-        forward: from images ``[row, height, width, rgb]`` to features ``[row, feature]``.
-        source: the examples.
-        numbers: which of them.
-        preprocessing: how a photo becomes pixels.
-        image_size: the model's height and width.
-        batch: rows that are computed at a time; the last may be shorter.
-
-    Raises:
-        FileError, InputError: if an image cannot be read, or a feature is not a finite number.
-    """
-    for first in range(0, len(numbers), batch):
-        examples = [source[int(number)] for number in numbers[first : first + batch]]
-        images = np.stack([preprocess(e.image, preprocessing, image_size) for e in examples])
-        features = forward(images)
-        if not np.isfinite(features).all():
-            raise InputError("features", "are not finite; expected numbers, got inf or nan")
-        yield features, np.array([example.label for example in examples])
+    return np.asarray(np.argmax(prepared(test) @ weights, axis=1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,4 +188,61 @@ def few_shot(
         },
         train_examples=len(needed),
         test_examples=len(test_labels),
+    )
+
+
+def measure(
+    settings: FewShot,
+    forward: Callable[[NDArray[Any]], NDArray[Any]],
+    sources: tuple[Source, Source],
+    preprocessing: Preprocessing,
+    image_size: tuple[int, int],
+    batch: int,
+    tell: Callable[[str], None] = lambda activity: None,
+) -> Accuracies:
+    """Few-shot accuracy of the features that ``forward`` makes, on two sources.
+
+    Args:
+        settings: shots, seeds, regularisation.
+        forward: from images ``[row, height, width, rgb]`` to features ``[row, feature]``.
+        sources: of the examples to fit to, and of those to classify.
+        preprocessing: how a photo becomes pixels.
+        image_size: the model's height and width.
+        batch: images in a forward pass.
+        tell: what is being done.
+
+    Raises:
+        FileError, InputError: if an image cannot be read, a feature is not a finite number, or a
+            class has too few examples.
+    """
+    train, test = sources
+    if tuple(train.classes) != tuple(test.classes):
+        raise InputError(
+            "few-shot",
+            f"the splits differ in their classes; expected {len(train.classes)} of the same "
+            f"names, got {len(test.classes)}",
+        )
+
+    def features(source: Source, numbers: Sequence[int]) -> NDArray[Any]:
+        found = []
+        for first in range(0, len(numbers), batch):
+            tell(f"images: {first} of {len(numbers)}")
+            examples = [source[number] for number in numbers[first : first + batch]]
+            images = [preprocess(e.image, preprocessing, image_size) for e in examples]
+            found.append(forward(np.stack(images)))
+            if not np.isfinite(found[-1]).all():
+                raise InputError("features", "are not finite; expected numbers, got inf or nan")
+        return np.concatenate(found)
+
+    tell("labels")
+    train_labels, test_labels = (
+        np.array([source.label(number) for number in range(len(source))]) for source in sources
+    )
+    return few_shot(
+        settings,
+        train_labels,
+        test_labels,
+        len(train.classes),
+        lambda numbers: features(train, numbers.tolist()),
+        features(test, range(len(test))),
     )

@@ -294,6 +294,9 @@ class _Damaged:
             raise FileError(f"{number}.png", "cannot be decoded; is it whole?")
         return SOURCE[number]
 
+    def label(self, number: int) -> int:
+        return SOURCE.label(number)
+
 
 def _going_on(base: Any) -> Any:
     return dataclasses.replace(base, data=dataclasses.replace(base.data, unreadable="next"))

@@ -68,7 +68,7 @@ def test_every_kind_is_detected_and_gives_the_same_examples(make: Any, tmp_path:
         example = source[number]
         assert example.image.dtype == np.uint8
         assert np.array_equal(example.image, IMAGES[number])
-        assert example.label == LABELS[number]
+        assert example.label == source.label(number) == LABELS[number]
         assert example.name
 
 
@@ -302,7 +302,7 @@ def test_labels_of_records_must_be_classes(tmp_path: Path) -> None:
     where = _array_record(tmp_path)
     (tmp_path / "classes.txt").write_text("bird\n")
     with pytest.raises(InputError, match="its label is no class; expected 0 to 0, got 1"):
-        open_source(where, "train")[1]
+        open_source(where, "train").label(1)
 
 
 # --- libraries of rows ----------------------------------------------------------------------
