@@ -25,7 +25,7 @@ from .model import ModelSpec
 from .shapes import Table
 from .weights import Weights, validate
 
-_GAP = 1  # pixels between units
+_GAP, _BETWEEN = 1, 215.0  # pixels between units, and their grey
 _TITLE = 16  # pixels of a title's line in an SVG
 
 
@@ -165,7 +165,7 @@ def sheet(shown: Units, *, columns: int = 16, most: int | None = None) -> NDArra
     count, height, width, _ = coloured.shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    made = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255.0)
+    made = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), _BETWEEN)
     for number, image in enumerate(coloured):
         row, column = divmod(number, columns)
         top, left = row * (height + _GAP), column * (width + _GAP)
