@@ -9,6 +9,7 @@ union of those, ``tuple[X, ...]``, ``tuple[X, Y]``, and ``Annotated[int, AtLeast
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import operator
 import re
@@ -201,6 +202,48 @@ def _normalise_tuple(
 
 
 # --- JSON -----------------------------------------------------------------------------------
+
+
+def read_object(
+    text: str | bytes, where: str, *, what: str, version: tuple[str, int]
+) -> dict[str, Any]:
+    """The JSON object in ``text`` without its version, which is checked.
+
+    Args:
+        text: of a file.
+        where: the file or field it came from, for the message.
+        what: it should describe, for the message.
+        version: the field of the version, and the one that is read.
+
+    Raises:
+        SpecError: if it is not JSON, not an object, or of another version.
+    """
+    try:
+        data = json.loads(text, object_pairs_hook=_object_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(where, f"must be JSON; expected a {what}, got: {error}") from None
+    if not isinstance(data, dict):
+        raise SpecError(where, f"must be a JSON object, got {type(data).__name__}")
+    name, known = version
+    found = data.pop(name, None)
+    if isinstance(found, int) and found > known:
+        raise SpecError(
+            where,
+            f"{name} is newer than this mixer_spec; expected at most {known}, "
+            f"got {found}; upgrade mixer-spec",
+        )
+    if found is not known:
+        raise SpecError(where, f"{name} must be {known}, got {found!r}")
+    return data
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        raise ValueError(f"the keys {repeated} twice in one object")
+    return found
 
 
 def _to_data(value: Any) -> Any:

@@ -27,6 +27,10 @@ class MixerSpecError(Exception):
             message = f"{where}: {len(self.problems)} rules broken{lines}"
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[type[MixerSpecError], tuple[str, tuple[str, ...]]]:
+        """How an error gets from one process to another."""
+        return type(self), (self.where, self.problems)
+
 
 class SpecError(MixerSpecError, ValueError):
     """A specification that breaks a rule: a wrong value, an unknown field, widths that do not fit."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from ._fields import AtLeast, AtMost, Checked
+from ._fields import AtLeast, AtMost, Checked, read_object
 from .errors import SpecError
 from .graph import Node, Step, place
 from .layers import (
@@ -179,21 +179,7 @@ class ModelSpec(Checked):
         Raises:
             SpecError: if it is not JSON, of a newer version, or breaks a rule.
         """
-        try:
-            data = json.loads(text, object_pairs_hook=_object_without_duplicates)
-        except (ValueError, RecursionError) as error:
-            raise SpecError(where, f"must be JSON; expected a spec, got: {error}") from None
-        if not isinstance(data, dict):
-            raise SpecError(where, f"must be a JSON object, got {type(data).__name__}")
-        version = data.pop("spec_version", None)
-        if isinstance(version, int) and version > SPEC_VERSION:
-            raise SpecError(
-                where,
-                f"spec_version is newer than this mixer_spec; expected at most {SPEC_VERSION}, "
-                f"got {version}; upgrade mixer-spec",
-            )
-        if version is not SPEC_VERSION:
-            raise SpecError(where, f"spec_version must be {SPEC_VERSION}, got {version!r}")
+        data = read_object(text, where, what="spec", version=("spec_version", SPEC_VERSION))
         try:
             return cls.from_data(data, where)
         except RecursionError:
@@ -204,15 +190,6 @@ class ModelSpec(Checked):
         """64 hexadecimal digits that two specs share exactly when they are equal."""
         text = json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
-        raise ValueError(f"the keys {repeated} twice in one object")
-    return found
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""The JSON Schema of a spec, made from the dataclasses' annotations.
+"""The JSON Schemas of a spec and of a recipe, made from the dataclasses' annotations.
 
 The schema says which kinds stand where and what each field may hold. Rules between layers (widths
 that do not fit, a patch that does not divide the image) are for ``ModelSpec.from_json``.
@@ -23,17 +23,34 @@ def json_schema() -> dict[str, Any]:
         >>> json_schema()["$defs"]["gelu"]["properties"]["approximation"]
         {'enum': ['none', 'tanh']}
     """
+    return _document(ModelSpec, "spec", "architecture", SPEC_VERSION)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of what ``Recipe.to_json`` writes.
+
+    Example:
+        >>> recipe_schema()["properties"]["decay_scaling"]
+        {'enum': ['learning_rate', 'schedule']}
+    """
+    from .recipe import RECIPE_VERSION, Recipe
+
+    return _document(Recipe, "recipe", "recipe", RECIPE_VERSION)
+
+
+def _document(cls: type[Checked], name: str, title: str, version: int) -> dict[str, Any]:
+    """The schema of a whole file, which says its version."""
     definitions: dict[str, Any] = {}
-    _define(ModelSpec, definitions)
-    model = definitions.pop(ModelSpec.kind)
-    version = {"spec_version": {"const": SPEC_VERSION}}
+    _define(cls, definitions)
+    top = definitions.pop(cls.kind)
+    field = {f"{name}_version": {"const": version}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:mixer-spec:spec:{SPEC_VERSION}",
-        "title": f"mixer_spec architecture, version {SPEC_VERSION}",
-        **model,
-        "properties": version | model["properties"],
-        "required": [*version, *model["required"]],
+        "$id": f"urn:mixer-spec:{name}:{version}",
+        "title": f"mixer_spec {title}, version {version}",
+        **top,
+        "properties": field | top["properties"],
+        "required": [*field, *top["required"]],
         "$defs": dict(sorted(definitions.items())),
     }
 
@@ -41,6 +58,11 @@ def json_schema() -> dict[str, Any]:
 def json_schema_text() -> str:
     """:func:`json_schema` as the text of the published file ``spec.schema.json``."""
     return json.dumps(json_schema(), indent=2) + "\n"
+
+
+def recipe_schema_text() -> str:
+    """:func:`recipe_schema` as the text of the published file ``recipe.schema.json``."""
+    return json.dumps(recipe_schema(), indent=2) + "\n"
 
 
 def _define(cls: type[Checked], definitions: dict[str, Any]) -> None:

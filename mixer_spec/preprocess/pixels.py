@@ -45,17 +45,29 @@ def preprocess(
         FileError: if the file is missing, no image, truncated, or a decompression bomb.
         InputError: if the array, the image's mode or the size breaks the contract.
     """
+    return normalise(fit(photo, preprocessing, image_size), preprocessing)
+
+
+def fit(photo: Photo, preprocessing: Preprocessing, image_size: ImageSize) -> NDArray[Any]:
+    """The first half of :func:`preprocess`: values from 0 to 255, whole or not, of the right size.
+
+    Raises:
+        FileError, InputError: as :func:`preprocess`.
+    """
     size = _checked_size(image_size)
     image = decode(photo, preprocessing.orientation)
     match preprocessing.geometry:
         case AsIs():
-            pixels = _as_is(image, size)
+            return _as_is(image, size)
         case Squash(resample=how):
-            pixels = _resize(image, size, how)
+            return resize(image, size, how)
         case ResizeAndCrop() as geometry:
             covering = _covering((image.height, image.width), size, geometry)
-            resized = _resize(image, covering, geometry.resample)
-            pixels = _central(resized, size, geometry.offset)
+            return _central(resize(image, covering, geometry.resample), size, geometry.offset)
+
+
+def normalise(pixels: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """The second half: ``(pixel / 255 - mean) / std`` of ``[..., rgb]``, rounded to float32 once."""
     mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
     normalised: NDArray[np.float64] = (pixels / 255.0 - mean) / std
     return normalised.astype(np.float32)
@@ -85,7 +97,12 @@ def _as_is(image: Image, size: Size) -> NDArray[Any]:
     return np.asarray(image)
 
 
-def _resize(image: Image, size: Size, how: Resample) -> NDArray[Any]:
+def resize(image: Image, size: Size, how: Resample) -> NDArray[Any]:
+    """The image as ``[height, width, rgb]`` of another size.
+
+    Raises:
+        InputError: if that takes more pixels than Pillow would decode.
+    """
     from PIL.Image import MAX_IMAGE_PIXELS, Resampling
 
     height, width = size

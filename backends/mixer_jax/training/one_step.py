@@ -1,4 +1,4 @@
-"""Steps of training with Optax, on weights under their canonical names."""
+"""One step of training with Optax, on weights under their canonical names: the protocol's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import optax
 
+from mixer_jax.forward import apply
+from mixer_jax.params import from_canonical, stack
 from mixer_spec import ModelSpec
 from mixer_spec.training import AdamW, CrossEntropy, Momentum, Optimiser, Sgd
-
-from .forward import apply
-from .params import from_canonical, stack
 
 Tree = Mapping[str, jax.Array]
 """Canonical name to array: a flat pytree."""
