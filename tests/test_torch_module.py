@@ -78,17 +78,6 @@ def in_dtype(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
-@pytest.mark.parametrize("patch", [4, 2])
-def test_stem_is_the_same_as_a_convolution_and_as_a_product(patch: int) -> None:
-    spec = families.mixer(**WIDTHS, **{**SIZES, "patch": patch})
-    model = random_model(spec, torch.float64)
-    images = random_inputs(spec, 3, torch.float64)
-    convolved, multiplied = model.stem.convolve(images), model.stem.multiply(images)
-    torch.testing.assert_close(convolved, multiplied, rtol=0, atol=1e-13)
-    turned = images.flip(2)
-    assert not torch.allclose(model.stem.convolve(turned), multiplied)
-
-
 # --- names and parameters -------------------------------------------------------------------
 
 

@@ -100,8 +100,9 @@ class Stem(Nested):
 class PatchEmbed(Stem):
     """``[batch, rgb, height, width] -> [batch, token, channel]``.
 
-    On the CPU a strided convolution, which takes half the time of gathering the patches. Elsewhere
-    a matrix product: convolutions follow a TF32 switch of their own, which is on by default.
+    A matrix product rather than a strided convolution: it takes the canonical kernel as it is and
+    rounds less (a convolution of 32 x 32 patches on the CPU has 3.6 times the error), and
+    convolutions follow another TF32 switch, which is on by default.
     """
 
     kernel: Tensor
@@ -113,22 +114,14 @@ class PatchEmbed(Stem):
 
     def forward(self, images: Tensor) -> Tensor:
         self.check(images)
-        on_cpu = images.device.type == "cpu"
-        return self.nested(self.convolve(images) if on_cpu else self.multiply(images))
-
-    def convolve(self, images: Tensor) -> Tensor:
-        """The tokens by a strided convolution."""
-        kernel = self.kernel.permute(3, 2, 0, 1)
-        tokens = F.conv2d(images, kernel, self.bias, stride=self.patch)
-        return tokens.flatten(2).mT.contiguous()
-
-    def multiply(self, images: Tensor) -> Tensor:
-        """The tokens by a matrix product."""
+        # With the rgb of a pixel side by side first, the patches are gathered in longer runs.
+        images = images.contiguous(memory_format=torch.channels_last)
         # [batch, rgb, row, patch_row, column, patch_column] -> the patch and its rgb last
         (ph, pw), (batch, rgb, height, width) = self.patch, images.shape
         patches = images.reshape(batch, rgb, height // ph, ph, width // pw, pw)
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        return F.linear(patches, self.kernel.flatten(0, 2).T, self.bias)
+        tokens = F.linear(patches, self.kernel.flatten(0, 2).T, self.bias)
+        return self.nested(tokens)
 
 
 class TokenEmbed(Stem):
