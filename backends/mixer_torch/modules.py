@@ -114,12 +114,12 @@ class PatchEmbed(Stem):
 
     def forward(self, images: Tensor) -> Tensor:
         self.check(images)
-        # With the rgb of a pixel side by side first, the patches are gathered in longer runs.
-        images = images.contiguous(memory_format=torch.channels_last)
-        # [batch, rgb, row, patch_row, column, patch_column] -> the patch and its rgb last
-        (ph, pw), (batch, rgb, height, width) = self.patch, images.shape
-        patches = images.reshape(batch, rgb, height // ph, ph, width // pw, pw)
-        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        # Channels last first: the patches are then gathered in longer runs.
+        pixels = images.permute(0, 2, 3, 1).contiguous()
+        # [batch, row, patch_row, column, patch_column, rgb] -> the patch and its rgb last
+        (ph, pw), (batch, height, width, rgb) = self.patch, pixels.shape
+        patches = pixels.reshape(batch, height // ph, ph, width // pw, pw, rgb)
+        patches = patches.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
         tokens = F.linear(patches, self.kernel.flatten(0, 2).T, self.bias)
         return self.nested(tokens)
 
