@@ -1,4 +1,4 @@
-"""``mixer-spec conformance``: run, locate, fingerprint, explain, diff, audit, init-backend."""
+"""``mixer-spec conformance``: run, report, locate, fingerprint, explain, diff, audit and more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import typer
 from mixer_spec.commands.output import Json, console, print_json, table
 from mixer_spec.errors import InputError
 
+from .report_command import load_page, report
+
 if TYPE_CHECKING:
     from .audit import Audit
     from .cases import Effort, Trial
@@ -20,6 +22,7 @@ conformance = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+conformance.command("report")(report)
 
 Backend = Annotated[
     str, typer.Option(help="A registered name, or package.module:Class.", show_default=False)
@@ -53,6 +56,7 @@ def run_command(
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit's XML here.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a Markdown summary here.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
     json: Json = False,
 ) -> None:
     """Run the suite on one backend.
@@ -66,6 +70,7 @@ def run_command(
     from .suite import run
 
     effort = _effort(quick=quick, full=full, nightly=nightly)
+    page = load_page() if html else None  # before minutes of work
     found = _loaded(backend)
     with _progress() as show:
 
@@ -84,18 +89,28 @@ def run_command(
             limit=limit,
             progress=tell,
         )
-    shown: Any = (results, found.info(), profile, level)
+    done = outputs.SuiteRun(
+        backend=backend,
+        info=found.info(),
+        level=level,
+        profile=profile,  # type: ignore[arg-type]  # checked by run
+        effort=effort,
+        seed=seed,
+        results=results,
+    )
     if junit:
-        junit.write_text(outputs.to_junit(results, f"mixer-spec {backend}"), encoding="utf-8")
+        outputs.write(junit, outputs.to_junit(done))
     if markdown:
-        markdown.write_text(outputs.to_markdown(*shown), encoding="utf-8")
+        outputs.write(markdown, outputs.to_markdown(done))
+    if html and page:
+        outputs.write(html, page.render([outputs.to_data(done)]))
     if json:
-        print_json(outputs.to_data(*shown))
+        print_json(outputs.to_data(done))
     else:
         out = console()
         for line in outputs.lines(results):
             out.print(line, soft_wrap=True)
-        out.print(outputs.verdict(*shown), soft_wrap=True)
+        out.print(outputs.verdict(done), soft_wrap=True)
     raise typer.Exit(exit_code(results))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,15 @@ class Diagnosis:
     best: Hypothesis | None
     runner_up: Hypothesis | None
     names: tuple[str, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        """As plain data: the stage, the mistake and its share of the error, and a sentence."""
+        return {
+            "stage": self.stage,
+            "mistake": self.best.name if self.best else None,
+            "explained": max(self.best.explained, 0.0) if self.best else None,
+            "sentence": str(self),
+        }
 
     def __str__(self) -> str:
         if self.best is None:

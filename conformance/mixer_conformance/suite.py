@@ -13,6 +13,7 @@ from mixer_spec.backend import Profile, check_profile, load_backend
 from mixer_spec.errors import InputError
 
 from .cases import CASES, ZOO, Case, Effort, Trial, chosen
+from .diagnosis import Diagnosis, diagnose
 from .excuses import Excuse, excused, stale
 from .findings import summed_up
 from .precision import PRECISIONS
@@ -66,14 +67,28 @@ def run(
     if unknown := [case for case in cases if case not in CASES]:
         raise InputError("cases", f"unknown {unknown}; expected ids like F01 out of {list(CASES)}")
     subject = subject_of(backend, profile, level, effort, limit=limit)
-    results = []
+    results: list[Result] = []
+    named: dict[str, Diagnosis | None] = {}
     for one in planned(subject, level=level, effort=effort, scales=scales, seed=seed):
         if not cases or one.case.id in cases:
-            results.append(one.run(excuses))
-            progress(results[-1])
+            result = one.run(excuses)
+            if result.status == "fail" and result.taps:
+                if result.model not in named:
+                    named[result.model] = _diagnosis(one.trial)
+                result = replace(result, diagnosis=named[result.model])
+            results.append(result)
+            progress(result)
     if effort != "quick" and not scales and not cases:
         results += [_stale(excuse, profile) for excuse in stale(excuses, results)]
     return results
+
+
+def _diagnosis(trial: Trial) -> Diagnosis | None:
+    """The mistake that explains the errors of a model's taps."""
+    try:
+        return diagnose(trial)
+    except Violation:
+        return None
 
 
 def subject_of(
@@ -183,5 +198,7 @@ def run_case(case: Case, trial: Trial) -> Result:
             margin=found.margin,
             culprit=None if found.passed else found.culprit,
             message=found.message,
+            taps=found.taps,
+            limits=found.limits,
         )
     return replace(result, seconds=time.perf_counter() - started)
