@@ -19,6 +19,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 14, 12, 34
 _FEWEST = 4
 """Branches below which there is no depth to speak of."""
 
+_LEAST, _MOST = 1e-30, 1e30
+"""Errors that a picture can have: float64 rounds at 1e-16, and beyond 1 nothing is right."""
+
 Point = tuple[float, float]
 
 
@@ -99,12 +102,12 @@ def depth_plot(model: ModelStages) -> DepthPlot | None:
 
 
 def _values(taps: Sequence[Tap], key: str) -> list[Point]:
-    """How deep, from 1, and a value above zero, of each branch that has one."""
+    """How deep, from 1, and a value that can be drawn, of each branch that has one."""
     branches = [tap for tap in taps if tap["tap"].startswith("blocks.")]
     return [
         (float(depth), float(tap[key]))
         for depth, tap in enumerate(branches, 1)
-        if isinstance(tap[key], int | float) and tap[key] > 0
+        if isinstance(tap[key], int | float) and _LEAST < tap[key] < _MOST
     ]
 
 
