@@ -24,8 +24,16 @@ def test_a_missing_browser_fails_where_it_is_required(
 ) -> None:
     environment = {name: text for name, text in os.environ.items() if "BROWSER" not in name}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "light_or_dark"]
-        + ["tests/test_report_browser.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "light_or_dark",
+            "tests/test_report_browser.py",
+        ],
         env=environment | required | {"PATH": str(tmp_path)},
         cwd=ROOT,
         capture_output=True,

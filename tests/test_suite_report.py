@@ -142,7 +142,7 @@ def test_what_was_not_looked_for_is_stored_with_its_reason() -> None:
     run = data_of(ReferenceBackend(), level=1, scales=["mixer"], cases=["F01", "F03"])
     left = {family["case"]: family["why"] for family in run["not_run"]}
     assert left.keys() == CASES.keys() - {"F01", "F03"}
-    assert left["F17"] == "it is of level 3"
+    assert left["F17"] == "level 3 was not asked for"
     assert left["F05"] == "none of its models was run"
     refused = data_of(hostile.RefusesEverything(), scales=["mixer"], cases=["F01"])
     left = {family["case"]: family["why"] for family in refused["not_run"]}
@@ -173,7 +173,7 @@ def test_an_engine_without_taps_cannot_show_the_last_bias_of_token_mixing() -> N
     hidden = [name for name, limit in limits.items() if limit == "infinite"]
     assert hidden == [f"blocks.{i}.token_mixing.dense_1.bias" for i in (0, 1)]
     page = render([run])
-    assert "2 weights are invisible" in page
+    assert "2 of 30 weights are invisible" in page
     assert page.count("not at 1/64") == 2
 
 
@@ -384,6 +384,13 @@ def test_a_strip_has_a_cell_for_every_stage_and_marks_the_wrong_one() -> None:
         if cell and cell.heat in ("over", "far")
     ]
     assert bad == [("channel_mixing", 5)]
+
+
+def test_the_stages_of_drawn_models_are_not_shown_as_the_model_that_stands_for_them() -> None:
+    run = data_of(ReferenceBackend(), scales=["no_block"], cases=["F30"])
+    assert result_of(run, "F30", "no_block")["status"] == "pass"
+    assert stages([run], columns([run])) == []
+    assert 'id="stages"' not in render([run])
 
 
 def test_the_root_of_the_depth_is_a_straight_line_with_slope_one_half(right: Data) -> None:

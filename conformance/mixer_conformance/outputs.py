@@ -92,7 +92,7 @@ def _not_run(run: SuiteRun) -> Iterator[dict[str, str]]:
         if case.id in seen:
             continue
         if case.level > run.level:
-            why = f"it is of level {case.level}"
+            why = f"level {case.level} was not asked for"
         elif run.profile not in case.profiles:
             why = f"it says nothing in {run.profile}"
         elif case.id in refused:

@@ -36,7 +36,7 @@ class BlindSpots:
 
     Args:
         model: its name.
-        who: the runs that it holds for.
+        who: the runs that it holds for; none where it holds for all of them.
         limits: of every weight.
         hidden: names of those of which nothing would have been found.
     """
@@ -55,7 +55,11 @@ def blind_spots(runs: Sequence[dict[str, Any]]) -> list[BlindSpots]:
             if result["limits"]:
                 key = result["model"], tuple(result["limits"].items())
                 found.setdefault(key, []).append(f"{run['backend']} · {run['profile']}")
-    return [_spots(model, dict(limits), who) for (model, limits), who in found.items()]
+    every = len({(run["backend"], run["profile"]) for run in runs})
+    return [
+        _spots(model, dict(limits), () if len(set(who)) == every else who)
+        for (model, limits), who in found.items()
+    ]
 
 
 def _spots(model: str, limits: dict[str, Any], who: Sequence[str]) -> BlindSpots:
