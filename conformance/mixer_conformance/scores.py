@@ -75,16 +75,17 @@ def of_verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def of_results(results: Sequence[Result]) -> dict[str, Any]:
-    """What is kept of a run: of each level, how many cases passed and the worst margin."""
+    """What is kept of a run: of each level, how many cases passed and their worst margin."""
     levels = []
     for level, name in enumerate(_LEVELS):
         mine = [result for result in results if result.level == level]
-        margins = [result.margin for result in mine if result.margin is not None]
+        passed = [result for result in mine if result.status == "pass"]
+        margins = [result.margin for result in passed if result.margin is not None]
         levels.append(
             {
                 "level": name,
                 "cases": len(mine),
-                "passed": sum(result.status == "pass" for result in mine),
+                "passed": len(passed),
                 "supported": sum(result.status != "unsupported" for result in mine),
                 "worst": max(margins, default=None),
             }
