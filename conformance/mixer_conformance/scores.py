@@ -169,11 +169,12 @@ def _worst(levels: Sequence[Mapping[str, Any]]) -> float | None:
     """The worst margin of some levels, if all of them were reached."""
     if not all(_reached(level) for level in levels):
         return None
-    return max(float(level["worst"]) for level in levels)
+    margins = (level["worst"] for level in levels)
+    return max((margin for margin in margins if margin is not None), default=None)
 
 
 def _reached(level: Mapping[str, Any]) -> bool:
-    return bool(level["passed"] == level["cases"])
+    return bool(level["passed"] == level["cases"] > 0)
 
 
 def with_scores(page: str, data: Mapping[str, Any], where: str = "page") -> str:
