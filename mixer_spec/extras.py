@@ -17,6 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "torch": ("torch",),
         "onnx": ("onnx", "onnx_ir", "onnxruntime"),
         "hub": ("huggingface_hub",),
+        "report": ("jinja2", "jsonschema"),
         "train": ("optax", "sklearn", "matplotlib", "grain", "array_record"),
         "hf": ("datasets",),
     }

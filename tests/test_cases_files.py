@@ -462,7 +462,8 @@ def test_commands_export_and_judge(tmp_path: Path) -> None:
     answer(folder, MUTANTS["gelu by erf"].backend)
     wrong = invoke("check", str(folder), "--json")
     assert wrong.exit_code == 1
-    assert "gelu by erf explains" in json.loads(wrong.stdout)["diagnoses"]["mixer"]
+    named = [one["diagnosis"] for one in json.loads(wrong.stdout)["results"] if one["diagnosis"]]
+    assert "gelu by erf explains" in named[0]["sentence"]
 
     _cut(folder)
     assert invoke("check", str(folder)).exit_code == 3

@@ -99,7 +99,9 @@ def test_a_planted_mistake_is_rejected_located_and_named(
     located = found["F01/mixer/f32-strict"]
     assert (located["status"], located["culprit"]) == ("fail", "blocks.0.token_mixing")
     assert located["margin"] > 100
-    assert "gelu by erf explains 100 %" in verdict["diagnoses"]["mixer"]
+    named = [one["diagnosis"] for one in verdict["results"] if one["diagnosis"]]
+    assert {one["mistake"] for one in named} == {"gelu by erf"}
+    assert "gelu by erf explains 100 %" in named[0]["sentence"]
     assert found["F26/probe/f32-strict"]["message"] == "GELU's form: expected tanh, got erf"
     assert found["F21/mixer/f32-strict"]["status"] == "pass"  # the weights are as they were
 

@@ -93,6 +93,7 @@ def test_missing_extra_is_no_fault_and_says_what_to_install(
         "hub": True,
         "jax": False,
         "onnx": True,
+        "report": True,
         "torch": True,
         "train": False,
     }

@@ -44,7 +44,17 @@ ALLOWED: dict[str, set[str]] = {
         "tensorstore",
         "typer",
     },
-    "mixer_conformance": {"mixer_spec", "ml_dtypes", "pytest", "rich", "safetensors", "typer"},
+    "mixer_conformance": {
+        "jinja2",
+        "jsonschema",
+        "markupsafe",  # jinja2's own
+        "mixer_spec",
+        "ml_dtypes",
+        "pytest",
+        "rich",
+        "safetensors",
+        "typer",
+    },
     "mixer_jax": {"mixer_spec", "flax", "jax", "ml_dtypes", "optax"},
     "mixer_torch": {"mixer_spec", "ml_dtypes", "torch"},
     "mixer_onnxruntime": {

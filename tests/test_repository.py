@@ -12,7 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SHELVES = ("backends", "converters", "conformance")
 FOLDERS = ("mixer_spec", *SHELVES, "tests", "examples", "benchmarks", "docs", ".ci")
-TEXT = {".json", ".lock", ".md", ".py", ".sh", ".svg", ".toml", ".yaml", ".yml", ""}
+TEXT = {
+    ".css",
+    ".jinja",
+    ".json",
+    ".lock",
+    ".md",
+    ".py",
+    ".sh",
+    ".svg",
+    ".toml",
+    ".yaml",
+    ".yml",
+    "",
+}
 
 # Caches, and the file that stands in a git worktree for the repository itself.
 NOT_OURS = {"__pycache__", ".git"}

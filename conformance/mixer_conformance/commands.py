@@ -1,4 +1,4 @@
-"""``mixer-spec conformance``: run, cases, locate, fingerprint, explain, diff, audit, init-backend."""
+"""``mixer-spec conformance``: run, report, cases, locate, explain, diff, audit and more."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .options import (
     Excuses,
     Families,
     Full,
+    Html,
     Junit,
     Level,
     Markdown,
@@ -27,6 +28,7 @@ from .options import (
     chosen_effort,
     listed,
 )
+from .report_command import load_page, report
 
 if TYPE_CHECKING:
     from .audit import Audit
@@ -38,6 +40,7 @@ conformance = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+conformance.command("report")(report)
 
 conformance.add_typer(cases_app, name="cases")
 
@@ -59,6 +62,7 @@ def run_command(
     ] = None,
     junit: Junit = None,
     markdown: Markdown = None,
+    html: Html = None,
     json: Json = False,
 ) -> None:
     """Run the suite on one backend.
@@ -72,6 +76,7 @@ def run_command(
     from .suite import run
 
     effort = chosen_effort(quick=quick, full=full, nightly=nightly)
+    page = load_page() if html else None  # before minutes of work
     found = _loaded(backend)
     with progress() as show:
 
@@ -90,12 +95,22 @@ def run_command(
             limit=limit,
             progress=tell,
         )
-    shown: Any = (results, found.info(), profile, level)
-    outputs.write_files(*shown, name=backend, junit=junit, markdown=markdown)
+    done = outputs.SuiteRun(
+        backend=backend,
+        info=found.info(),
+        level=level,
+        profile=profile,  # type: ignore[arg-type]  # checked by run
+        effort=effort,
+        seed=seed,
+        results=results,
+    )
+    outputs.write_files(done, junit=junit, markdown=markdown)
+    if html and page:
+        outputs.write(html, page.render([outputs.to_data(done)]))
     if json:
-        print_json(outputs.to_data(*shown))
+        print_json(outputs.to_data(done))
     else:
-        outputs.print_results(console(), *shown)
+        outputs.print_results(console(), done)
     raise typer.Exit(exit_code(results))
 
 

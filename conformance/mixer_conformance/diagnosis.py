@@ -22,6 +22,7 @@ from .measure import Array, deviation
 from .mutants import MUTANTS, Mutant
 from .mutants.mutant import same
 from .problem import Problem
+from .result import Explanation
 from .tolerance import Judgement
 
 _EXPLAINED = 0.9
@@ -58,6 +59,16 @@ class Diagnosis:
     best: Hypothesis | None
     runner_up: Hypothesis | None
     names: tuple[str, ...]
+
+    @property
+    def explanation(self) -> Explanation:
+        """The diagnosis as it stands in a result."""
+        return Explanation(
+            stage=self.stage,
+            mistake=self.best.name if self.best else None,
+            explained=max(self.best.explained, 0.0) if self.best else None,
+            sentence=str(self),
+        )
 
     def __str__(self) -> str:
         if self.best is None:

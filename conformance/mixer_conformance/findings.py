@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,11 +22,15 @@ class Finding:
             without a tolerance that was broken.
         message: what was seen, with the tolerance's derivation.
         culprit: the tap, weight or argument.
+        taps: the judgements that it rests on, in the order of computation; empty where none were.
+        limits: of weights, the smallest relative change that would have been found.
     """
 
     margin: float
     message: str
     culprit: str | None = None
+    taps: tuple[TapJudgement, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -65,7 +69,7 @@ def of_taps(taps: Sequence[TapJudgement]) -> Finding:
     off = at_fault or [tap for tap in judged if not tap.passed]
     worst = max(judged, key=_margin)
     shown = off[0] if off else worst
-    return Finding(_margin(worst), explained(shown), shown.tap)
+    return Finding(_margin(worst), explained(shown), shown.tap, tuple(taps))
 
 
 def explained(tap: TapJudgement) -> str:
@@ -95,10 +99,11 @@ def _how_far(judgement: Judgement) -> str:
 
 
 def summed_up(findings: Iterable[Finding]) -> Finding:
-    """The worst margin, and the first failure's message, or the worst's."""
+    """The worst margin, the first failure's message and taps, or the worst's, and every limit."""
     seen = list(findings)
     if not seen:
         return Finding(math.inf, "the case looked at nothing")
     worst = max(seen, key=lambda finding: finding.margin)
     shown = next((finding for finding in seen if not finding.passed), worst)
-    return Finding(worst.margin, shown.message, shown.culprit)
+    limits = {name: limit for finding in seen for name, limit in finding.limits.items()}
+    return replace(shown, margin=worst.margin, limits=limits)

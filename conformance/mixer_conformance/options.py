@@ -30,6 +30,8 @@ Excuses = Annotated[Path | None, typer.Option(help="The backend's TOML file of k
 Junit = Annotated[Path | None, typer.Option(help="Write JUnit's XML here.")]
 Markdown = Annotated[Path | None, typer.Option(help="Write a Markdown summary here.")]
 
+Html = Annotated[Path | None, typer.Option(help="Write an HTML page here.")]
+
 
 def listed(text: str) -> list[str]:
     """The names in a list with commas.

@@ -1,25 +1,29 @@
-"""Results for people and machines: terminal, JSON, JUnit and Markdown."""
+"""A run for people and machines: terminal, JSON, JUnit and Markdown."""
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from mixer_spec import BackendInfo
 from mixer_spec.backend import Profile
+from mixer_spec.errors import FileError
+from mixer_spec.model import SPEC_VERSION
 
-from .cases import CASES
+from .cases import CASES, Effort
 from .result import Result, Status, exit_code, is_conformant
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SCHEMA_VERSION = 1
-"""The version of the JSON form."""
+SCHEMA_VERSION = 2
+"""The version of the JSON form, which ``run.schema.json`` describes."""
 
 _COLOURS: dict[Status, str] = {
     "pass": "green",
@@ -31,42 +35,87 @@ _COLOURS: dict[Status, str] = {
 }
 
 
-def to_data(
-    results: Sequence[Result], info: BackendInfo, profile: Profile, level: int
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuiteRun:
+    """What was asked for, of whom, and what came of it.
+
+    Args:
+        backend: as it was named: registered, or ``package.module:Class``.
+        info: what the backend says of itself.
+        level: the highest that was judged.
+        profile: the arithmetic that was claimed.
+        effort: how much was run.
+        seed: of weights and inputs.
+        results: from :func:`~mixer_conformance.run`.
+    """
+
+    backend: str
+    info: BackendInfo
+    level: int
+    profile: Profile
+    effort: Effort
+    seed: int
+    results: Sequence[Result]
+
+    @property
+    def worst_margin(self) -> float | None:
+        """How near to its limit the nearest of the passing cases is."""
+        passing = (r.margin for r in self.results if r.status == "pass")
+        return max((margin for margin in passing if margin is not None), default=None)
+
+
+def to_data(run: SuiteRun) -> dict[str, Any]:
     """A run as plain data."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "backend": info.name,
-        "versions": dict(info.versions),
-        "device": info.device,
-        "profile": profile,
-        "level": level,
-        "conformant": is_conformant(results),
-        "exit_code": exit_code(results),
-        "counts": dict(Counter(result.status for result in results)),
-        "worst_passing_margin": worst_margin(results),
-        "results": [result.to_data() for result in results],
+        "spec_version": SPEC_VERSION,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "named": run.backend,
+        "backend": run.info.name,
+        "versions": dict(run.info.versions),
+        "device": run.info.device,
+        "profile": run.profile,
+        "level": run.level,
+        "effort": run.effort,
+        "seed": run.seed,
+        "conformant": is_conformant(run.results),
+        "exit_code": exit_code(run.results),
+        "counts": dict(Counter(result.status for result in run.results)),
+        "worst_passing_margin": run.worst_margin,
+        "not_run": list(_not_run(run)),
+        "results": [result.to_data() for result in run.results],
     }
 
 
-def worst_margin(results: Sequence[Result]) -> float | None:
-    """How near to its limit the nearest of the passing cases is."""
-    return max(
-        (r.margin for r in results if r.status == "pass" and r.margin is not None), default=None
-    )
+def _not_run(run: SuiteRun) -> Iterator[dict[str, str]]:
+    """The families that looked at nothing, what they are for, and why they did not."""
+    seen = {result.case for result in run.results if result.status != "unsupported"}
+    refused = {result.case for result in run.results} - seen
+    for case in CASES.values():
+        if case.id in seen:
+            continue
+        if case.level > run.level:
+            why = f"level {case.level} was not asked for"
+        elif run.profile not in case.profiles:
+            why = f"it says nothing in {run.profile}"
+        elif case.id in refused:
+            why = "the backend does not support it"
+        else:
+            why = "none of its models was run"
+        yield {"case": case.id, "catches": case.catches, "why": why}
 
 
-def verdict(results: Sequence[Result], info: BackendInfo, profile: Profile, level: int) -> str:
+def verdict(run: SuiteRun) -> str:
     """The run in one sentence."""
-    counts = Counter(result.status for result in results)
+    counts = Counter(result.status for result in run.results)
     counted = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-    worst = worst_margin(results)
+    worst = run.worst_margin
     near = f"; worst passing margin {worst:.2f}" if worst is not None else ""
-    word = "conformant" if is_conformant(results) else "NOT conformant"
-    if not results:
+    word = "conformant" if is_conformant(run.results) else "NOT conformant"
+    if not run.results:
         word, counted = "NOTHING EXECUTED", "no case suits"
-    return f"{info.name} ({info.device}): {word} at level {level} in {profile}; {counted}{near}"
+    who = f"{run.info.name} ({run.info.device})"
+    return f"{who}: {word} at level {run.level} in {run.profile}; {counted}{near}"
 
 
 def lines(results: Sequence[Result]) -> list[str]:
@@ -82,42 +131,38 @@ def lines(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def print_results(
-    out: Console, results: Sequence[Result], info: BackendInfo, profile: Profile, level: int
-) -> None:
-    """A run for people: what is no plain pass, and the verdict."""
-    for line in lines(results):
+def print_results(out: Console, run: SuiteRun) -> None:
+    """A run for people: what is no plain pass, the known mistakes that explain it, the verdict."""
+    for line in lines(run.results):
         out.print(line, soft_wrap=True)
-    out.print(verdict(results, info, profile, level), soft_wrap=True)
+    named = {(r.model, r.diagnosis.sentence) for r in run.results if r.diagnosis}
+    for model, sentence in sorted(named):
+        out.print(f"{model}: {sentence}", markup=False, soft_wrap=True)
+    out.print(verdict(run), soft_wrap=True)
 
 
-def write_files(
-    results: Sequence[Result],
-    info: BackendInfo,
-    profile: Profile,
-    level: int,
-    *,
-    name: str,
-    junit: Path | None,
-    markdown: Path | None,
-) -> None:
-    """A run for machines, in the files that were asked for; ``name`` is the suite's in JUnit."""
+def write_files(run: SuiteRun, *, junit: Path | None, markdown: Path | None) -> None:
+    """A run for machines, in the files that were asked for.
+
+    Raises:
+        FileError: if one cannot be written.
+    """
     if junit:
-        junit.write_text(to_junit(results, f"mixer-spec {name}"), encoding="utf-8")
+        write(junit, to_junit(run))
     if markdown:
-        markdown.write_text(to_markdown(results, info, profile, level), encoding="utf-8")
+        write(markdown, to_markdown(run))
 
 
-def to_junit(results: Sequence[Result], name: str) -> str:
+def to_junit(run: SuiteRun) -> str:
     """JUnit's XML, which every CI reads."""
     suite = ElementTree.Element(
         "testsuite",
-        name=name,
-        tests=str(len(results)),
-        failures=str(sum(r.status in ("fail", "unexpected_pass") for r in results)),
-        errors=str(sum(r.status == "error" for r in results)),
-        skipped=str(sum(r.status in ("unsupported", "expected_fail") for r in results)),
-        time=f"{sum(r.seconds for r in results):.3f}",
+        name=f"mixer-spec {run.backend}",
+        tests=str(len(run.results)),
+        failures=str(sum(r.status in ("fail", "unexpected_pass") for r in run.results)),
+        errors=str(sum(r.status == "error" for r in run.results)),
+        skipped=str(sum(r.status in ("unsupported", "expected_fail") for r in run.results)),
+        time=f"{sum(r.seconds for r in run.results):.3f}",
     )
     kinds = {
         "fail": "failure",
@@ -126,28 +171,33 @@ def to_junit(results: Sequence[Result], name: str) -> str:
         "unsupported": "skipped",
         "expected_fail": "skipped",
     }
-    for r in results:
+    for r in run.results:
         one = ElementTree.SubElement(
             suite, "testcase", classname=r.case, name=r.id, time=f"{r.seconds:.3f}"
         )
         if r.status in kinds:
-            found = ElementTree.SubElement(one, kinds[r.status], message=_printable(r.message))
-            found.text = _printable(r.message)
+            found = ElementTree.SubElement(one, kinds[r.status], message=printable(r.message))
+            found.text = printable(r.message)
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _printable(text: str) -> str:
-    """Without the control characters that XML cannot have."""
+def printable(text: str) -> str:
+    """Without control characters, which XML cannot have and which turn the text on a page around.
+
+    Example:
+        >>> printable("a\\x00b\\u202ec")
+        'a?b?c'
+    """
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
-def to_markdown(results: Sequence[Result], info: BackendInfo, profile: Profile, level: int) -> str:
+def to_markdown(run: SuiteRun) -> str:
     """A summary for a pull request: a row for each family."""
-    rows = [f"### {verdict(results, info, profile, level)}", ""]
+    rows = [f"### {verdict(run)}", ""]
     rows += ["| family | what | models | worst margin | status |", "|---|---|---|---|---|"]
     for case in CASES.values():
-        mine = [r for r in results if r.case == case.id]
+        mine = [r for r in run.results if r.case == case.id]
         if not mine:
             continue
         counts = Counter(r.status for r in mine)
@@ -155,7 +205,7 @@ def to_markdown(results: Sequence[Result], info: BackendInfo, profile: Profile, 
         margins = [r.margin for r in mine if r.margin is not None]
         worst = f"{max(margins):.2g}" if margins and max(margins) < math.inf else "-"
         rows.append(f"| {case.id} | {case.title} | {len(mine)} | {worst} | {status} |")
-    bad = [r for r in results if r.status not in ("pass", "unsupported")]
+    bad = [r for r in run.results if r.status not in ("pass", "unsupported")]
     if bad:
         rows += ["", *(f"- `{r.id}` **{r.status}**: {_cell(r.message)}" for r in bad)]
     return "\n".join(rows) + "\n"
@@ -163,3 +213,18 @@ def to_markdown(results: Sequence[Result], info: BackendInfo, profile: Profile, 
 
 def _cell(text: str) -> str:
     return text.replace("\n", " ").replace("|", "\\|")
+
+
+def write(path: Path, text: str) -> None:
+    """Write one of these beside its place and move it there, so that no half file is ever read.
+
+    Raises:
+        FileError: if the operating system refuses.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise FileError(str(path), f"cannot be written: {error.strerror}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +15,11 @@ from mixer_spec.backend import Profile, check_profile, load_backend
 from mixer_spec.errors import InputError
 
 from .cases import CASES, ZOO, Case, Effort, Trial, chosen
+from .diagnosis import diagnose
 from .excuses import Excuse, excused, stale
 from .findings import summed_up
 from .precision import PRECISIONS
-from .result import Result
+from .result import Explanation, Result, TapScore
 from .subject import ByFiles, Subject, Violation
 
 LIMITS: dict[Effort, float] = {"quick": 20.0, "full": 120.0, "nightly": 1800.0}
@@ -67,15 +68,34 @@ def run(
     """
     subject = subject_of(backend, profile, level, effort, limit=limit)
     results = []
-    chosen_cases = planned(
-        subject, level=level, effort=effort, scales=scales, cases=cases, seed=seed
-    )
-    for one in chosen_cases:
-        results.append(one.run(excuses))
-        progress(results[-1])
+    plan = planned(subject, level=level, effort=effort, scales=scales, cases=cases, seed=seed)
+    for result in explained(plan, excuses):
+        results.append(result)
+        progress(result)
     if effort != "quick" and not scales and not cases:
         results += [_stale(excuse, profile) for excuse in stale(excuses, results)]
     return results
+
+
+def explained(plan: Iterable[Planned], excuses: Sequence[Excuse] = ()) -> Iterator[Result]:
+    """Run what was planned; a failure that rests on taps gets its model's diagnosis."""
+    known: dict[str, Explanation | None] = {}
+    for one in plan:
+        result = one.run(excuses)
+        if result.status == "fail" and result.taps:
+            if result.model not in known:
+                known[result.model] = _explanation(one.trial)
+            result = replace(result, diagnosis=known[result.model])
+        yield result
+
+
+def _explanation(trial: Trial) -> Explanation | None:
+    """The mistake that explains the errors of a model's taps."""
+    try:
+        found = diagnose(trial)
+    except Violation:  # which the results tell
+        return None
+    return found.explanation if found else None
 
 
 def subject_of(
@@ -202,5 +222,7 @@ def run_case(case: Case, trial: Trial) -> Result:
             margin=found.margin,
             culprit=None if found.passed else found.culprit,
             message=found.message,
+            taps=tuple(TapScore.of(tap) for tap in found.taps),
+            limits=found.limits,
         )
     return replace(result, seconds=time.perf_counter() - started)

@@ -1,54 +1,86 @@
-"""F03: every weight matters: a change of each by 1/64 must show, in the backend's own results."""
+"""F03: every weight matters: a change of each by 1/64 must show, in the backend's own results.
+
+And how small a change would have shown, which is what a run can find at best.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
 from mixer_conformance.findings import Finding, of_rule, of_taps
-from mixer_conformance.measure import Array
 from mixer_conformance.problem import Problem
 from mixer_spec.reference import forward
 
 from .base import WIDE, Case, Trial, on_families
 
-_CHANGE = np.float32(1 + 2.0**-6)
+_LARGEST = 6
+"""The power of two that a change is divided by: the largest one that is tried is 1/64."""
+
+_SMALLEST = 60
 
 
-def _visible(problem: Problem, taps: tuple[str, ...], changed: dict[str, Array]) -> bool:
-    """Whether the oracle's own taps would be out of tolerance with the changed weights."""
-    oracle = forward(problem.spec, {**problem.weights, **changed}, problem.inputs, taps)
-    return not of_taps(problem.judge({tap: oracle[tap] for tap in taps})).passed
+def _margin(problem: Problem, taps: tuple[str, ...], name: str, power: int) -> float:
+    """How far out of tolerance the oracle's own taps are with a weight times ``1 + 2**-power``."""
+    weights = {name: problem.weights[name].astype(np.float64) * (1 + 2.0**-power)}
+    oracle = forward(problem.spec, {**problem.weights, **weights}, problem.inputs, taps)
+    return of_taps(problem.judge({tap: oracle[tap] for tap in taps})).margin
+
+
+def _limit(problem: Problem, taps: tuple[str, ...], name: str) -> float:
+    margin = _margin(problem, taps, name, _LARGEST)
+    if margin <= 1:
+        return math.inf
+    # Small errors are proportional to the change, so that the first guess is nearly right.
+    power = min(_SMALLEST, _LARGEST + int(math.log2(min(margin, 2.0**_SMALLEST))))
+    while power < _SMALLEST and _margin(problem, taps, name, power + 1) > 1:
+        power += 1
+    while power > _LARGEST and _margin(problem, taps, name, power) <= 1:
+        power -= 1
+    return 2.0**-power
 
 
 @functools.lru_cache(maxsize=256)
-def hidden_weights(problem: Problem, taps: tuple[str, ...]) -> tuple[str, ...]:
-    """The weights that could be wrong by 1/64 without a trace in these taps.
+def detection_limits(problem: Problem, taps: tuple[str, ...]) -> Mapping[str, float]:
+    """The smallest relative change of each weight that is out of tolerance, a power of two.
+
+    It is that of a backend without any error of its own. Infinite where a change by 1/64 leaves
+    no trace in these taps.
 
     Args:
         problem: the model, its weights and inputs.
         taps: what a backend shows.
     """
-    return tuple(
-        name
-        for name, array in problem.weights.items()
-        if not _visible(problem, taps, {name: array * _CHANGE})
-    )
+    return MappingProxyType({name: _limit(problem, taps, name) for name in problem.weights})
 
 
 def _check(trial: Trial) -> Iterator[Finding]:
     problem, taps = trial.standard, trial.subject.taps(trial.spec)
-    hidden = hidden_weights(problem, taps)
+    limits = detection_limits(problem, taps)
+    yield Finding(0.0, _in_words(limits, taps), limits=limits)
     for name, array in problem.weights.items():
-        if name in hidden:
+        if limits[name] == math.inf:
             continue
-        found = trial.load({**problem.weights, name: array * _CHANGE}).forward(problem.inputs)
+        changed = array * np.float32(1 + 2.0**-_LARGEST)
+        found = trial.load({**problem.weights, name: changed}).forward(problem.inputs)
         seen = not of_taps(problem.judge(found)).passed
         yield of_rule(seen, f"a change of {name} by 1/64 must change the results", name)
+
+
+def _in_words(limits: Mapping[str, float], taps: tuple[str, ...]) -> str:
+    hidden = [name for name, limit in limits.items() if limit == math.inf]
+    shown = {name: limit for name, limit in limits.items() if limit < math.inf}
+    parts = []
+    if shown:
+        name = max(shown, key=shown.__getitem__)
+        parts.append(f"a change by {shown[name]:.1e} is found in {name}, a smaller one in others")
     if hidden:
-        yield Finding(0.0, f"cannot be observed in the {taps[-1]} alone: {', '.join(hidden)}")
+        parts.append(f"cannot be observed in the {taps[-1]} alone: {', '.join(hidden)}")
+    return "; ".join(parts)
 
 
 F03 = Case(

@@ -12,6 +12,7 @@ from mixer_conformance.options import (
     Excuses,
     Families,
     Full,
+    Html,
     Junit,
     Level,
     Markdown,
@@ -23,6 +24,7 @@ from mixer_conformance.options import (
     chosen_effort,
     listed,
 )
+from mixer_conformance.report_command import load_page
 from mixer_spec.commands.output import Json, console, print_json, progress
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ def check_command(
     excuses: Excuses = None,
     junit: Junit = None,
     markdown: Markdown = None,
+    html: Html = None,
     json: Json = False,
 ) -> None:
     """Judge the answers, as `run` judges a backend.
@@ -112,19 +115,27 @@ def check_command(
 
     from .replaying import check
 
+    page = load_page() if html else None
     with progress() as show:
 
         def tell(result: Result) -> None:
             show(f"{result.id}: {result.status}")
 
         found = check(folder, excuses=read_excuses(excuses) if excuses else (), progress=tell)
-    shown = (found.results, found.info, found.index.profile, found.index.level)
-    outputs.write_files(*shown, name=found.info.name, junit=junit, markdown=markdown)
+    done = outputs.SuiteRun(
+        backend=found.info.name,
+        info=found.info,
+        level=found.index.level,
+        profile=found.index.profile,
+        effort=found.index.effort,
+        seed=found.index.seed,
+        results=found.results,
+    )
+    outputs.write_files(done, junit=junit, markdown=markdown)
+    if html and page:
+        outputs.write(html, page.render([outputs.to_data(done)]))
     if json:
-        print_json({**outputs.to_data(*shown), "diagnoses": dict(found.diagnoses)})
+        print_json(outputs.to_data(done))
     else:
-        out = console()
-        outputs.print_results(out, *shown)
-        for model, diagnosis in found.diagnoses.items():
-            out.print(f"{model}: {diagnosis}", markup=False, soft_wrap=True)
+        outputs.print_results(console(), done)
     raise typer.Exit(exit_code(found.results))

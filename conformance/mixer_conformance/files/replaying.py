@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mixer_spec
-from mixer_conformance.cases import ZOO, Trial
-from mixer_conformance.diagnosis import diagnose
 from mixer_conformance.excuses import Excuse
 from mixer_conformance.result import Result
 from mixer_conformance.subject import Violation
-from mixer_conformance.suite import run, subject_of
+from mixer_conformance.suite import run
 from mixer_spec import BackendInfo
 from mixer_spec.errors import FileError
 
@@ -32,13 +30,16 @@ class Check:
         index: what was asked.
         info: what the program says of itself.
         results: of every case.
-        diagnoses: for each model with a failing case, the known mistake that explains it.
     """
 
     index: Index
     info: BackendInfo
     results: tuple[Result, ...]
-    diagnoses: Mapping[str, str]
+
+    @property
+    def diagnoses(self) -> dict[str, str]:
+        """For each model with a failure that a known mistake explains, the explanation."""
+        return {r.model: r.diagnosis.sentence for r in self.results if r.diagnosis}
 
 
 def check(
@@ -81,30 +82,7 @@ def check(
         excuses=excuses,
         progress=progress,
     )
-    failing = dict.fromkeys(result.model for result in results if result.status == "fail")
-    diagnoses = {name: _diagnosed(backend, index, name) for name in failing if name in ZOO}
-    return Check(
-        index=index,
-        info=backend.info(),
-        results=tuple(results),
-        diagnoses={name: found for name, found in diagnoses.items() if found},
-    )
-
-
-def _diagnosed(backend: FileBackend, index: Index, model: str) -> str | None:
-    """The known mistake that explains what a model gets wrong, if its taps are there."""
-    subject = subject_of(backend, index.profile, index.level, index.effort)
-    if not subject.sees_taps:
-        return None
-    found = ZOO[model]
-    trial = Trial(
-        subject=subject, model=found, spec=found.build(), seed=index.seed, effort=index.effort
-    )
-    try:
-        diagnosis = diagnose(trial)
-    except Violation:  # a request that was not exported or not answered, which the results tell
-        return None
-    return None if diagnosis is None else str(diagnosis)
+    return Check(index=index, info=backend.info(), results=tuple(results))
 
 
 def _info(root: Path, index: Index, reader: _Reader) -> BackendInfo:
