@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,25 +56,25 @@ def run_command(
     markdown: Annotated[Path | None, typer.Option(help="Write a Markdown summary here.")] = None,
     json: Json = False,
 ) -> None:
-    """Run the suite on one backend.
+    """Run the suite on one backend, in a process of its own.
 
     Exit codes: 0 conformant, 1 not conformant, 2 bad input or a missing extra, 3 the backend
     raised or hung, 4 nothing was executed.
     """
     from . import outputs
     from .excuses import read_excuses
+    from .isolated import run_isolated
     from .result import exit_code
-    from .suite import run
 
     effort = _effort(quick=quick, full=full, nightly=nightly)
-    found = _loaded(backend)
+    _look_here(backend)
     with _progress() as show:
 
         def tell(result: Result) -> None:
             show(f"{result.id}: {result.status}")
 
-        results = run(
-            found,
+        info, results = run_isolated(
+            backend,
             level=level,
             profile=profile,  # type: ignore[arg-type]  # checked by run
             effort=effort,
@@ -84,7 +85,7 @@ def run_command(
             limit=limit,
             progress=tell,
         )
-    shown: Any = (results, found.info(), profile, level)
+    shown: Any = (results, info, profile, level)
     if junit:
         junit.write_text(outputs.to_junit(results, f"mixer-spec {backend}"), encoding="utf-8")
     if markdown:
@@ -359,9 +360,17 @@ def _effort(*, quick: bool, full: bool, nightly: bool) -> Effort:
     return "nightly" if nightly else "full" if full else "quick"
 
 
+def _look_here(backend: str) -> None:
+    """Find ``module:Class`` in the current folder too, behind all that is installed."""
+    here = str(Path.cwd())
+    if ":" in backend and here not in sys.path:
+        sys.path.append(here)
+
+
 def _loaded(name: str) -> Any:
     from mixer_spec import load_backend
 
+    _look_here(name)
     return load_backend(name)
 
 
@@ -371,6 +380,7 @@ def _trial(backend: str, model: str, profile: str, seed: int) -> Trial:
 
     if model not in ZOO:
         raise InputError("--model", f"unknown {model!r}; expected one of {list(ZOO)[:20]} ...")
+    _look_here(backend)
     subject = subject_of(backend, profile, 2, "full")  # type: ignore[arg-type]
     found = ZOO[model]
     return Trial(subject=subject, model=found, spec=found.build(), seed=seed, effort="full")

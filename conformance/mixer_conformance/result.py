@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,6 +62,21 @@ class Result:
             "message": self.message,
             "seconds": round(self.seconds, 3),
         }
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Result:
+        """What :meth:`to_data` made.
+
+        Example:
+            >>> one = Result(case="F05", model="mixer", profile="f32-strict", level=1,
+            ...              status="fail", margin=math.inf)
+            >>> Result.from_data(one.to_data()) == one
+            True
+        """
+        given = {name: data[name] for name in cls.__dataclass_fields__}
+        if given["margin"] == "infinite":
+            given["margin"] = math.inf
+        return cls(**given)
 
 
 def exit_code(results: Iterable[Result]) -> int:

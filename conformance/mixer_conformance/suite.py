@@ -36,7 +36,10 @@ def run(
     limit: float | None = None,
     progress: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Judge one backend.
+    """Judge one backend in this process, where a debugger can follow.
+
+    What hangs is left behind in its thread, and what aborts ends the caller too: see
+    :func:`run_isolated`.
 
     Args:
         backend: a registered name, ``package.module:Class``, or a backend in hand.
@@ -63,17 +66,13 @@ def run(
         >>> [(result.case, result.status) for result in results]
         [('F01', 'pass'), ('F05', 'pass')]
     """
-    if unknown := [case for case in cases if case not in CASES]:
-        raise InputError("cases", f"unknown {unknown}; expected ids like F01 out of {list(CASES)}")
     subject = subject_of(backend, profile, level, effort, limit=limit)
     results = []
-    for one in planned(subject, level=level, effort=effort, scales=scales, seed=seed):
-        if not cases or one.case.id in cases:
-            results.append(one.run(excuses))
-            progress(results[-1])
-    if effort != "quick" and not scales and not cases:
-        results += [_stale(excuse, profile) for excuse in stale(excuses, results)]
-    return results
+    for one in planned(subject, level=level, effort=effort, scales=scales, seed=seed, cases=cases):
+        results.append(one.run(excuses))
+        progress(results[-1])
+    everything = effort != "quick" and not scales and not cases
+    return with_stale(results, excuses, profile) if everything else results
 
 
 def subject_of(
@@ -124,14 +123,23 @@ class Planned:
 
 
 def planned(
-    subject: Subject, *, level: int, effort: Effort, scales: Sequence[str] = (), seed: int = 0
+    subject: Subject,
+    *,
+    level: int,
+    effort: Effort,
+    scales: Sequence[str] = (),
+    seed: int = 0,
+    cases: Sequence[str] = (),
 ) -> Iterator[Planned]:
     """Every case family that suits, on every model that was chosen; models one after the other."""
+    if unknown := [case for case in cases if case not in CASES]:
+        raise InputError("cases", f"unknown {unknown}; expected ids like F01 out of {list(CASES)}")
+    families = [case for case in CASES.values() if not cases or case.id in cases]
     precision = subject.precision
     for name in chosen(effort, tuple(scales)):
         model = ZOO[name]
         trial = Trial(subject=subject, model=model, spec=model.build(), seed=seed, effort=effort)
-        for case in CASES.values():
+        for case in families:
             left_out = effort == "quick" and not scales and case.quick and name not in case.quick
             suits = case.level <= level and precision.profile in case.profiles
             if suits and not left_out and case.suits(model, trial.spec):
@@ -139,6 +147,13 @@ def planned(
         if trial.spec.parameter_count > 1_000_000:
             del trial
             gc.collect()  # a framework's model holds its weights in cycles
+
+
+def with_stale(
+    results: Sequence[Result], excuses: Sequence[Excuse], profile: Profile
+) -> list[Result]:
+    """The results of a run of everything, and a failure for each excuse that fits none of them."""
+    return [*results, *(_stale(excuse, profile) for excuse in stale(excuses, results))]
 
 
 def _stale(excuse: Excuse, profile: Profile) -> Result:
