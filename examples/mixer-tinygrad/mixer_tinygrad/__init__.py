@@ -33,8 +33,7 @@ def run(node: Node, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
     match node.layer:
         case layers.PatchEmbed(patch=(height, width)):
-            rgb, features = x.shape[3], own["bias"].shape[0]
-            kernel = own["kernel"].reshape(height, width, rgb, features).permute(3, 2, 0, 1)
+            kernel = own["kernel"].reshape(height, width, x.shape[3], -1).permute(3, 2, 0, 1)
             patches = x.permute(0, 3, 1, 2).conv2d(kernel, own["bias"], stride=(height, width))
             return patches.flatten(2).transpose(1, 2)
         case layers.LinearEmbed() | layers.ChannelDense() | layers.Head():
@@ -81,12 +80,8 @@ def run(node: Node, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
             gate, value = (first, second) if which == "first" else (second, first)
             return value * nested(gate)
         case layers.Attention(heads=heads):
-            query, key, value = (
-                (x @ own[f"{name}.kernel"] + own[f"{name}.bias"])
-                .unflatten(2, (heads, -1))
-                .transpose(1, 2)  # [batch, head, token, size]
-                for name in ("query", "key", "value")
-            )
+            dense = (x @ own[f"{n}.kernel"] + own[f"{n}.bias"] for n in ("query", "key", "value"))
+            query, key, value = (y.unflatten(2, (heads, -1)).transpose(1, 2) for y in dense)
             mixed = query.scaled_dot_product_attention(key, value).transpose(1, 2).flatten(2)
             return mixed @ own["out.kernel"] + own["out.bias"]
         case layers.Residual():
@@ -140,9 +135,11 @@ class Backend:
 
     def info(self) -> BackendInfo:
         """See :meth:`mixer_spec.backend.Backend.info`."""
-        versions, device = {"tinygrad": version("tinygrad")}, Device.DEFAULT.lower()
         return BackendInfo(
-            name="tinygrad", versions=versions, device=device, profiles=("f32-strict",)
+            name="tinygrad",
+            versions={"tinygrad": version("tinygrad")},
+            device=Device.DEFAULT.lower(),
+            profiles=("f32-strict",),
         )
 
     def load(self, spec: ModelSpec, weights: Weights, *, profile: Profile = "f32-strict") -> Model:
