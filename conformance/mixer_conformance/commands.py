@@ -97,6 +97,9 @@ def run_command(
         for line in outputs.lines(results):
             out.print(line, soft_wrap=True)
         out.print(outputs.verdict(*shown), soft_wrap=True)
+        if any(result.status == "fail" for result in results):
+            hint = f"Where and why: mixer-spec conformance locate --backend {backend}"
+            out.print(hint, soft_wrap=True, markup=False)
     raise typer.Exit(exit_code(results))
 
 
@@ -340,8 +343,8 @@ def init_backend(
     for path in written:
         console().print(str(path), markup=False)
     console().print(
-        f"Do `pip install -e {written[0].parent}`, then "
-        f"`mixer-spec conformance run --backend {name}`.",
+        f"Do `pip install -e {written[0].parent}`, then `mixer-spec conformance run --backend "
+        f"{name}`; the kinds of layers are in {written[2]}.",
         markup=False,
         soft_wrap=True,
     )
