@@ -37,6 +37,7 @@ packages = ["mixer_NAME"]
 
 [tool.ruff]
 line-length = 100
+extend-exclude = ["repro.py"]
 """
 
 _LAYERS = '''"""What each layer kind computes; NumPy's reference stands in for those that are still to be written.
@@ -212,6 +213,7 @@ _IGNORED = """__pycache__/
 .ruff_cache/
 conformance.md
 conformance.xml
+repro.py
 """
 
 _FILES = {

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixer_spec import BackendInfo, ModelSpec, layers
 from mixer_spec.backend import Profile, check_inputs, check_profile
@@ -21,7 +23,7 @@ if shutil.which(os.environ.get("CC", "clang")) is None:
 
 from tinygrad import Device, Tensor
 
-Array = np.ndarray[Any, Any]
+LOCK = threading.Lock()  # tinygrad's caches are not made for threads
 
 
 def run(node: Node, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -47,14 +49,12 @@ def run(node: Node, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         case layers.LayerNorm(epsilon=epsilon):
             return standardised(x, epsilon) * own["scale"] + own["bias"]
         case layers.TokenNorm(epsilon=epsilon):
-            along = standardised(x.transpose(1, 2), epsilon) * own["scale"] + own["bias"]
-            return along.transpose(1, 2)
-        case layers.Affine():
-            return x * own["scale"] + own["bias"]
-        case layers.LayerScale():
-            return x * own["scale"]
-        case layers.Gelu(approximation=form):
-            return x.gelu(form)
+            along = standardised(x.transpose(1, 2), epsilon)
+            return (along * own["scale"] + own["bias"]).transpose(1, 2)
+        case layers.Affine() | layers.LayerScale():
+            return x * own["scale"] + own.get("bias", 0)
+        case layers.Gelu():
+            return x.gelu(node.layer.approximation)
         case layers.Silu():
             return x.silu()
         case layers.TokenDense():
@@ -76,9 +76,8 @@ def run(node: Node, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
             u, v = x.chunk(2, dim=2)
             return u * nested(v)
         case layers.GatedUnit(axis=axis, gate=which):
-            first, second = x.chunk(2, dim=1 if axis == "token" else 2)
-            gate, value = (first, second) if which == "first" else (second, first)
-            return value * nested(gate)
+            halves = x.chunk(2, dim=1 if axis == "token" else 2)
+            return halves[which == "first"] * nested(halves[which == "second"])
         case layers.Attention(heads=heads):
             dense = (x @ own[f"{n}.kernel"] + own[f"{n}.bias"] for n in ("query", "key", "value"))
             query, key, value = (y.unflatten(2, (heads, -1)).transpose(1, 2) for y in dense)
@@ -107,24 +106,25 @@ class Model:
         self._weights = {name: array.copy() for name, array in weights.items()}
         self._tensors = {name: to_tensor(array) for name, array in self._weights.items()}
 
-    def forward(self, inputs: Array, taps: Sequence[str] = ()) -> Mapping[str, Array]:
+    def forward(self, inputs: NDArray[Any], taps: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
         """See :meth:`mixer_spec.backend.Model.forward`."""
         check_inputs(self._spec, inputs, taps)
-        found, x = {}, to_tensor(inputs)
-        for step in self._spec.steps:
-            for node in step.nodes:
-                x = run(node, self._tensors, x)
-            if step.tap in taps or step.tap == "logits":
-                found[step.tap] = x
-        Tensor.realize(*found.values())
-        return {tap: table.numpy() for tap, table in found.items()}
+        with LOCK:
+            found, x = {}, to_tensor(inputs)
+            for step in self._spec.steps:
+                for node in step.nodes:
+                    x = run(node, self._tensors, x)
+                if step.tap in taps or step.tap == "logits":
+                    found[step.tap] = x
+            Tensor.realize(*found.values())
+            return {tap: table.numpy() for tap, table in found.items()}
 
     def export_weights(self) -> Weights:
         """See :meth:`mixer_spec.backend.Model.export_weights`."""
         return self._weights
 
 
-def to_tensor(array: Array) -> Tensor:
+def to_tensor(array: NDArray[Any]) -> Tensor:
     """A copy, in float32 or whole numbers: tinygrad refuses arrays that are read-only."""
     dtype = np.int32 if array.dtype.kind in "iu" else np.float32
     return Tensor(np.array(array, dtype, order="C")).to(Device.DEFAULT).realize()
