@@ -9,6 +9,7 @@ Example:
 
 from .compare import Comparison, compare
 from .excuses import Excuse, read_excuses
+from .isolated import run_isolated
 from .report import BackendReport, Report
 from .result import Result
 from .suite import run
@@ -26,5 +27,6 @@ __all__ = [
     "conformance_weights",
     "read_excuses",
     "run",
+    "run_isolated",
     "verify",
 ]

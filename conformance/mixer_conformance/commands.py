@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,26 +66,26 @@ def run_command(
     html: Html = None,
     json: Json = False,
 ) -> None:
-    """Run the suite on one backend.
+    """Run the suite on one backend, in a process of its own.
 
     Exit codes: 0 conformant, 1 not conformant, 2 bad input or a missing extra, 3 the backend
     raised or hung, 4 nothing was executed.
     """
     from . import outputs
     from .excuses import read_excuses
+    from .isolated import run_isolated
     from .result import exit_code
-    from .suite import run
 
     effort = chosen_effort(quick=quick, full=full, nightly=nightly)
     page = load_page() if html else None  # before minutes of work
-    found = _loaded(backend)
+    _look_here(backend)
     with progress() as show:
 
         def tell(result: Result) -> None:
             show(f"{result.id}: {result.status}")
 
-        results = run(
-            found,
+        info, results = run_isolated(
+            backend,
             level=level,
             profile=profile,  # type: ignore[arg-type]  # checked by run
             effort=effort,
@@ -97,7 +98,7 @@ def run_command(
         )
     done = outputs.SuiteRun(
         backend=backend,
-        info=found.info(),
+        info=info,
         level=level,
         profile=profile,  # type: ignore[arg-type]  # checked by run
         effort=effort,
@@ -111,6 +112,9 @@ def run_command(
         print_json(outputs.to_data(done))
     else:
         outputs.print_results(console(), done)
+        if any(result.status == "fail" for result in results):
+            hint = f"Where and why: mixer-spec conformance locate --backend {backend}"
+            console().print(hint, soft_wrap=True, markup=False)
     raise typer.Exit(exit_code(results))
 
 
@@ -354,8 +358,8 @@ def init_backend(
     for path in written:
         console().print(str(path), markup=False)
     console().print(
-        f"Do `pip install -e {written[0].parent}`, then "
-        f"`mixer-spec conformance run --backend {name}`.",
+        f"Do `pip install -e {written[0].parent}`, then `mixer-spec conformance run --backend "
+        f"{name}`; the kinds of layers are in {written[2]}.",
         markup=False,
         soft_wrap=True,
     )
@@ -364,9 +368,17 @@ def init_backend(
 # --- what the commands share -------------------------------------------------------------------
 
 
+def _look_here(backend: str) -> None:
+    """Find ``module:Class`` in the current folder too, behind all that is installed."""
+    here = str(Path.cwd())
+    if ":" in backend and here not in sys.path:
+        sys.path.append(here)
+
+
 def _loaded(name: str) -> Any:
     from mixer_spec import load_backend
 
+    _look_here(name)
     return load_backend(name)
 
 
@@ -376,6 +388,7 @@ def _trial(backend: str, model: str, profile: str, seed: int) -> Trial:
 
     if model not in ZOO:
         raise InputError("--model", f"unknown {model!r}; expected one of {list(ZOO)[:20]} ...")
+    _look_here(backend)
     subject = subject_of(backend, profile, 2, "full")  # type: ignore[arg-type]
     found = ZOO[model]
     return Trial(subject=subject, model=found, spec=found.build(), seed=seed, effort="full")

@@ -195,7 +195,6 @@ Run it with `python {name}`. It needs mixer-spec and the backend, and nothing el
 """
 
 import numpy as np
-
 from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_spec import ModelSpec, load_backend
 from mixer_spec.reference import forward

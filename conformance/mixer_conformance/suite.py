@@ -39,7 +39,10 @@ def run(
     limit: float | None = None,
     progress: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Judge one backend.
+    """Judge one backend in this process, where a debugger can follow.
+
+    What hangs is left behind in its thread, and what aborts ends the caller too: see
+    :func:`run_isolated`.
 
     Args:
         backend: a registered name, ``package.module:Class``, or a backend in hand.
@@ -72,9 +75,8 @@ def run(
     for result in explained(plan, excuses):
         results.append(result)
         progress(result)
-    if effort != "quick" and not scales and not cases:
-        results += [_stale(excuse, profile) for excuse in stale(excuses, results)]
-    return results
+    everything = effort != "quick" and not scales and not cases
+    return with_stale(results, excuses, profile) if everything else results
 
 
 def explained(plan: Iterable[Planned], excuses: Sequence[Excuse] = ()) -> Iterator[Result]:
@@ -174,6 +176,13 @@ def planned(
         if trial.spec.parameter_count > 1_000_000:
             del trial
             gc.collect()  # a framework's model holds its weights in cycles
+
+
+def with_stale(
+    results: Sequence[Result], excuses: Sequence[Excuse], profile: Profile
+) -> list[Result]:
+    """The results of a run of everything, and a failure for each excuse that fits none of them."""
+    return [*results, *(_stale(excuse, profile) for excuse in stale(excuses, results))]
 
 
 def _stale(excuse: Excuse, profile: Profile) -> Result:

@@ -3,7 +3,7 @@
 from .arithmetic import Arithmetic, Shuffled
 from .backend import ReferenceBackend
 from .backward import backward, backward_step, gradient_sizes
-from .forward import FLOAT64, forward, run_step
+from .forward import FLOAT64, forward, run_node, run_step
 from .optimisers import update
 from .training import cross_entropy, train_step
 
@@ -17,6 +17,7 @@ __all__ = [
     "cross_entropy",
     "forward",
     "gradient_sizes",
+    "run_node",
     "run_step",
     "train_step",
     "update",
