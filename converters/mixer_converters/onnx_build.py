@@ -147,7 +147,8 @@ def preprocessing_graph(spec: ModelSpec, preprocessing: Preprocessing) -> bytes:
     drawing = Drawing({}, "NCHW", Form(photos=True))
     entering = photo_input(spec, preprocessing)
     pixels = draw_preprocessing(drawing, entering, spec.input, preprocessing)
-    return ir.to_proto(as_model(entering, [pixels], drawing)).SerializeToString()
+    serialised: bytes = ir.to_proto(as_model(entering, [pixels], drawing)).SerializeToString()
+    return serialised
 
 
 def graph_and_weights(

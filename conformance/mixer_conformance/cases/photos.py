@@ -50,9 +50,8 @@ def _preprocessed(trial: Trial) -> Iterator[Finding]:
         photos = np.stack([one, 255 - one])
         for pipeline, how in PIPELINES.items():
             definition = _Definition(name, photos, pipeline, (given.height, given.width))
-            found = trial.subject.call(
-                "preprocess", lambda photos=photos, how=how: model.preprocess(photos.copy(), how)
-            )
+            call = functools.partial(model.preprocess, photos.copy(), how)
+            found = trial.subject.call("preprocess", call)
             finding = definition.judged(found)
             if not (finding.passed or named):
                 finding, named = definition.named(finding, found), True
