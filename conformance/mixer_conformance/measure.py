@@ -62,5 +62,10 @@ def rms(array: Array) -> float:
     return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
 
 
+def sample_rms(array: Array) -> Array:
+    """The root mean square of each sample, ``[sample]``."""
+    return np.sqrt(np.mean(np.square(array, dtype=np.float64), axis=tuple(range(1, array.ndim))))
+
+
 def _index(flat: np.intp, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(flat, tuple(shape)))
