@@ -186,6 +186,11 @@ def test_the_floor_of_a_sum_grows_with_cancellation() -> None:
     assert cancelled == pytest.approx(100 * whole)
 
 
+def test_a_sum_in_which_nothing_cancels_has_no_smaller_floor() -> None:
+    node = top_node(every_family()[0], "logits")
+    assert floor_of(node, ONES, 9.0 * ONES) == pytest.approx(0.41 * math.sqrt(8 + 2))
+
+
 def test_the_sample_that_cancels_most_decides() -> None:
     node = top_node(every_family()[0], "logits")
     two, result = np.ones((2, 8)), np.array([[3.0] * 7, [0.03] * 7])

@@ -65,7 +65,9 @@ def step_floor(node: Node, weights: Weights, incoming: Array, outgoing: Array) -
         case layers.MeanPool():
             units = _sum(incoming.shape[1]) * _ratio(incoming, outgoing)
         case layers.PatchEmbed() | layers.LinearEmbed() | layers.Head():
-            units = _fan_in(node) * _ratio(_added_up(node, weights, incoming), outgoing)
+            # The partial sums end in the result, so that they are no smaller where nothing cancels.
+            cancelled = _ratio(_added_up(node, weights, incoming), outgoing)
+            units = _fan_in(node) * max(1.0, cancelled)
         case layers.LayerNorm():
             # The statistics' own sums count here, where no other layer stands behind the norm.
             units = root_sum_square(_sum(incoming.shape[2]), _ELEMENTWISE)
