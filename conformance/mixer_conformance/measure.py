@@ -64,7 +64,9 @@ def rms(array: Array) -> float:
 
 def sample_rms(array: Array) -> Array:
     """The root mean square of each sample, ``[sample]``."""
-    return np.sqrt(np.mean(np.square(array, dtype=np.float64), axis=tuple(range(1, array.ndim))))
+    axes = tuple(range(1, array.ndim))
+    found: Array = np.sqrt(np.mean(np.square(array, dtype=np.float64), axis=axes))
+    return found
 
 
 def _index(flat: np.intp, shape: Sequence[int]) -> tuple[int, ...]:
