@@ -22,6 +22,8 @@ from .weights import Weights
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from .preprocess import Preprocessing
+
 Profile = Literal["f64", "f32-strict", "f32-tf32", "f32-bf16mm", "bf16", "fp16", "int8"]
 """An arithmetic.
 
@@ -138,6 +140,29 @@ class Trainable(Protocol):
 
 
 @runtime_checkable
+class Preprocessor(Protocol):
+    """A model that also makes its inputs of photos: optional, and what F29 of conformance judges."""
+
+    def preprocess(
+        self, photos: NDArray[np.uint8], preprocessing: Preprocessing
+    ) -> NDArray[np.float32]:
+        """What :func:`mixer_spec.preprocess.preprocess` makes of each photo, at the model's size.
+
+        Args:
+            photos: ``[batch, height, width, rgb]`` of any one size.
+            preprocessing: geometry, filter, mean and std.
+
+        Returns:
+            ``[batch, height, width, rgb]``, what :meth:`Model.forward` takes.
+
+        Raises:
+            InputError: if the photos break the contract, or the model takes none.
+            NotImplementedError: if the framework cannot do such a preprocessing.
+        """
+        ...
+
+
+@runtime_checkable
 class Backend(Protocol):
     """A framework that can run any spec."""
 
@@ -224,6 +249,20 @@ def _wrong_values(expected: ModelInput, inputs: NDArray[Any]) -> Iterator[str]:
         if isinstance(expected, Image):
             hint = "; mixer_spec.preprocess turns photos into float32 pixels"
         yield f"wrong dtype; expected float32, got {inputs.dtype}{hint}"
+
+
+def check_photos(photos: NDArray[Any]) -> None:
+    """Refuse photos that are not uint8 ``[batch, height, width, rgb]``.
+
+    Raises:
+        InputError: with what is expected, and the dtype and shape that came.
+    """
+    if photos.dtype != np.uint8 or photos.ndim != 4 or photos.shape[3] != 3 or not photos.size:
+        raise InputError(
+            "photos",
+            "expected uint8 [batch, height, width, 3] (batch, height, width, rgb), "
+            f"got {photos.dtype} {list(photos.shape)}",
+        )
 
 
 def backend_names() -> tuple[str, ...]:

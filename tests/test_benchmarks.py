@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALLEST = {
+    "false_alarms": "--seeds 1 --scales mixer --threads 1,2",
     "families": "--variants resmlp_12,vit_s16 --batch 1 --rounds 1 --tries 1 --repeats 1",
     "int8": "--variant mixer_s32 --rounds 1 --repeats 1 --tries 1",
     "import_time": "--rounds 1 --tries 1",
@@ -175,3 +176,14 @@ def test_verify_reports_cost_and_the_worst_margin_of_each_backend() -> None:
     assert scale["taps"] == 20  # stem, two for each of eight blocks, norm, pooled, logits
     assert found["all"]["peak_gb"] > 0.1
     assert found["small"]["seconds"] > 0
+
+
+def test_false_alarms_counts_runs_at_each_number_of_threads() -> None:
+    found = document("false_alarms")
+    assert [audit["threads"] for audit in found["audits"]] == [1, 2]
+    for audit in found["audits"]:
+        assert audit["runs"] == 3 * 5  # backends, families of cases that suit the model
+        assert audit["false_alarms"] == 0
+        assert {worst["backend"] for worst in audit["worst"]} == {"torch", "jax", "onnxruntime"}
+        assert all(0 < worst["margin"] < 1 for worst in audit["worst"])
+        assert audit["cpu_seconds"] > 1

@@ -156,8 +156,9 @@ def test_more_runs_for_smaller_models() -> None:
 
 
 def floor_of(node: Node, x: Array, y: Array) -> float:
-    """In units of the roundoff."""
-    return step_floor(node, x, y) / UNIT_ROUNDOFF
+    """In units of the roundoff, with weights of one."""
+    weights = {name: np.ones(parameter.shape) for name, parameter in node.parameters()}
+    return step_floor(node, weights, x, y) / UNIT_ROUNDOFF
 
 
 def top_node(spec: ModelSpec, tap: str) -> Node:
@@ -169,8 +170,31 @@ ONES = np.ones((1, 6, 8))
 
 def test_the_floor_of_a_sum_grows_with_its_root() -> None:
     spec = every_family()[0]
-    assert floor_of(top_node(spec, "stem"), ONES, ONES) == 0.41 * math.sqrt(4 * 4 * 3 + 2)
-    assert floor_of(top_node(spec, "logits"), ONES, ONES) == 0.41 * math.sqrt(8 + 2)
+    for tap, x, terms in (
+        ("stem", np.ones((1, *spec.input.shape)), 4 * 4 * 3),
+        ("logits", ONES, 8),
+    ):
+        node = top_node(spec, tap)
+        # With the bias, terms + 1 ones were added, whose squares add up to as much.
+        added = math.sqrt(terms + 1) * np.ones((1, 7))
+        assert floor_of(node, x, added) == pytest.approx(0.41 * math.sqrt(terms + 2))
+
+
+def test_the_floor_of_a_sum_grows_with_cancellation() -> None:
+    node = top_node(every_family()[0], "logits")
+    whole, cancelled = (floor_of(node, ONES, size * ONES) for size in (3.0, 0.03))
+    assert cancelled == pytest.approx(100 * whole)
+
+
+def test_a_sum_in_which_nothing_cancels_has_no_smaller_floor() -> None:
+    node = top_node(every_family()[0], "logits")
+    assert floor_of(node, ONES, 9.0 * ONES) == pytest.approx(0.41 * math.sqrt(8 + 2))
+
+
+def test_the_sample_that_cancels_most_decides() -> None:
+    node = top_node(every_family()[0], "logits")
+    two, result = np.ones((2, 8)), np.array([[3.0] * 7, [0.03] * 7])
+    assert floor_of(node, two, result) == pytest.approx(floor_of(node, two[1:], result[1:]))
 
 
 def test_every_kind_of_sum_counts_its_own_terms() -> None:
@@ -254,5 +278,5 @@ def _floors_and_noise(spec: ModelSpec) -> list[tuple[str, float, float]]:
                 x = generator.integers(node.incoming.vocabulary, size=shape)
             y = run_step(one, weights, x)
             noisy = run_step(one, weights, x, Shuffled(0))
-            found.append((node.path, step_floor(node, x, y), deviation(noisy, y).rms))
+            found.append((node.path, step_floor(node, weights, x, y), deviation(noisy, y).rms))
     return found

@@ -14,14 +14,19 @@ from mixer_conformance.diagnosis import diagnose
 from mixer_conformance.locate import locate, prefix, write_reproduction
 from mixer_conformance.mutants import EQUIVALENT, MUTANTS, Mutant
 from mixer_conformance.mutants.changes import at
+from mixer_conformance.suite import run
+from mixer_spec import load_backend
 from mixer_spec.reference import ReferenceBackend
+
+# A branch that reads what a later branch made cannot be fitted at its own stage.
+UNNAMED = {"branches in the other order"}
 
 
 def test_there_are_a_hundred_mutants_of_every_part() -> None:
     assert len(MUTANTS) >= 100
     assert {known.killer for known in MUTANTS.values()} >= {
         *("F01", "F02", "F04", "F05", "F06", "F07", "F08", "F10", "F11", "F12"),
-        *("F17", "F19", "F21", "F23", "F24", "F25", "F26", "F27", "F28"),
+        *("F17", "F19", "F21", "F23", "F24", "F25", "F26", "F27", "F28", "F29"),
     }
 
 
@@ -31,7 +36,7 @@ def test_a_mutant_is_killed_and_located_by_its_family(name: str) -> None:
     assert verdict.killed
     assert verdict.margin >= 3
     assert verdict.located_rightly, verdict.located
-    assert verdict.named_rightly or not verdict.nameable, verdict.named
+    assert verdict.named_rightly or not verdict.nameable or name in UNNAMED, verdict.named
 
 
 @pytest.mark.parametrize("equivalent", EQUIVALENT, ids=lambda equivalent: equivalent.name)
@@ -40,9 +45,29 @@ def test_an_equivalent_mutant_is_not_accused(equivalent: object) -> None:
 
 
 def test_the_mutant_without_a_mistake_is_not_accused() -> None:
-    (worst,) = honest_margins([Mutant()], range(2), ["Z1"])
-    assert worst.status == "pass"
-    assert worst.runs > 60
+    found = honest_margins([Mutant()], range(2), ["Z1"])
+    assert sum(worst.runs for worst in found) > 100
+    assert not any(worst.alarms for worst in found)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax", "onnxruntime"])
+def test_a_right_backend_raises_no_false_alarm(backend: str) -> None:
+    found = honest_margins([load_backend(backend)], range(2), ["one_class", "mixer", "vit"])
+    assert sum(worst.runs for worst in found) == 2 * (5 + 5 + 5)  # F04 has a model of its own
+    assert not any(worst.alarms for worst in found)
+
+
+def test_the_audit_counts_alarms_and_keeps_the_worst() -> None:
+    wrong = MUTANTS["epsilon 1e-5"].backend
+    found = {
+        w.result.case: w for w in honest_margins([wrong], range(3), ["mixer"], cases=["F01", "F05"])
+    }
+    assert found["F05"].alarms == found["F05"].runs == 3
+    margins = [
+        run(wrong, cases=["F01"], scales=["mixer"], seed=seed)[0].margin or 0 for seed in range(3)
+    ]
+    assert found["F01"].margin == max(margins)
+    assert found["F01"].seed == margins.index(max(margins))
 
 
 def test_a_diagnosis_names_the_mistake_and_its_runner_up() -> None:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 
 from mixer_conformance import verify
+from mixer_conformance.measure import Array
+from mixer_conformance.mutants import Mutant
+from mixer_conformance.mutants.broken_rules import replaced, without
 from mixer_spec import families
-from tests.mutant import Array, Mutant, Weights, run
 
 SPEC = families.mixer(
     image_size=(8, 12), patch=4, channels=8, depth=2, token_hidden=5, channel_hidden=12, classes=7
 )
-
-
-def without(name: str) -> Callable[[Weights], Weights]:
-    return lambda values: {n: array for n, array in values.items() if n != name}
-
-
-def replaced(name: str, change: Callable[[Array], Any]) -> Callable[[Weights], Weights]:
-    return lambda values: values | {name: change(values[name])}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +64,7 @@ def replaced(name: str, change: Callable[[Array], Any]) -> Callable[[Weights], W
     ],
 )
 def test_a_broken_rule_is_reported(mutant: Mutant, place: str, rule: str) -> None:
-    report = run(mutant, SPEC)
+    report = verify(SPEC, [mutant], batch=3).backends[0]
     assert not report.conformant
     assert report.problems == {place: rule}
     if place in SPEC.taps:
@@ -84,7 +75,7 @@ def test_a_crash_is_reported_and_the_others_are_still_judged() -> None:
     def crash(images: Array) -> Array:
         raise RuntimeError("out of memory\non device 0")
 
-    broken = Mutant(inputs=crash)
+    broken = Mutant(images=crash)
     report = verify(SPEC, [broken, Mutant()], batch=2)
     assert report.backends[0].crash == "RuntimeError: out of memory\non device 0"
     assert report.backends[0].taps == ()
@@ -98,6 +89,6 @@ def test_a_backend_that_writes_into_its_input_does_not_harm_the_others() -> None
         images *= np.float32(2.0)
         return images
 
-    vandal, honest = verify(SPEC, [Mutant(inputs=overwrite), Mutant()], batch=2).backends
+    vandal, honest = verify(SPEC, [Mutant(images=overwrite), Mutant()], batch=2).backends
     assert vandal.first_bad_stage == "stem"
     assert honest.conformant

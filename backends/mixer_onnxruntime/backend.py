@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from mixer_converters.onnx_build import graph_and_weights
+from mixer_converters.onnx_build import graph_and_weights, preprocessing_graph
 from mixer_converters.onnx_input import default_layout
-from mixer_spec.backend import BackendInfo, Profile, check_inputs, check_profile
+from mixer_spec.backend import BackendInfo, Profile, check_inputs, check_photos, check_profile
 from mixer_spec.model import ModelSpec
+from mixer_spec.preprocess import Preprocessing
 from mixer_spec.weights import Weights, validate
 
 from .file import OnnxFileModel, load_onnx
@@ -40,6 +42,13 @@ class OnnxRuntimeModel:
         check_inputs(self.spec, inputs, taps)
         session = self._tapped if set(taps) - {"logits"} else self._plain
         return session.run(inputs, list(dict.fromkeys([*taps, "logits"])))
+
+    def preprocess(self, photos: NDArray[Any], preprocessing: Preprocessing) -> NDArray[Any]:
+        """See :meth:`mixer_spec.backend.Preprocessor.preprocess`."""
+        check_photos(photos)
+        session = Session(preprocessing_graph(self.spec, preprocessing), None)
+        (pixels,) = session.run(photos, ["pixel_values"]).values()
+        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
     def export_weights(self) -> Weights:
         """See :meth:`mixer_spec.backend.Model.export_weights`."""

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mixer_converters.onnx_file import OnnxFile, read_onnx
 from mixer_converters.onnx_photos import INPUT as PHOTOS
-from mixer_spec.backend import check_inputs
+from mixer_spec.backend import check_inputs, check_photos
 from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
@@ -68,7 +67,7 @@ class OnnxFileModel:
             InputError: if the inputs or taps do not fit the file.
         """
         if self.takes_photos:
-            _check_photos(inputs)
+            check_photos(inputs)
         else:
             check_inputs(self.spec, inputs, taps)
         absent = [tap for tap in taps if tap not in self.file.outputs]
@@ -79,15 +78,6 @@ class OnnxFileModel:
                 f"{list(self.file.outputs)}; export it again with these taps",
             )
         return self.session.run(inputs, list(dict.fromkeys([*taps, "logits"])))
-
-
-def _check_photos(photos: NDArray[Any]) -> None:
-    if photos.dtype != np.uint8 or photos.ndim != 4 or photos.shape[3] != 3 or not photos.size:
-        raise InputError(
-            "inputs",
-            "the file takes photos; expected uint8 [batch, height, width, 3] "
-            f"(batch, height, width, rgb), got {photos.dtype} {list(photos.shape)}",
-        )
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxFileModel:

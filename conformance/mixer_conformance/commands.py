@@ -270,17 +270,19 @@ def audit_command(
     seeds: Annotated[
         int, typer.Option(min=0, help="Look for false alarms with so many seeds, instead.")
     ] = 0,
+    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
     backends: Annotated[
         str, typer.Option(help="The backends that are right, separated by commas.")
     ] = "reference,torch,jax,onnxruntime",
-    scales: Annotated[str, typer.Option(help="Models or groups for the seeds.")] = "Z1,Z2",
+    scales: Annotated[str, typer.Option(help="Models or groups for the seeds.")] = "Z0,Z1,Z2,Z3",
     json: Json = False,
 ) -> None:
     """Judge the suite itself: the kill matrix of its mutants; with --seeds, its false alarms."""
     from .audit import audit
 
     if seeds:
-        _false_alarms(seeds, listed(backends), listed(scales), json=json)
+        chosen_seeds = range(first_seed, first_seed + seeds)
+        _false_alarms(chosen_seeds, listed(backends), listed(scales), json=json)
         return
     with progress() as show:
         found = audit(lambda verdict: show(verdict.name))
@@ -291,30 +293,40 @@ def audit_command(
     raise typer.Exit(0 if found.good else 1)
 
 
-def _false_alarms(seeds: int, names: list[str], scales: list[str], *, json: bool) -> None:
+def _false_alarms(seeds: range, names: list[str], scales: list[str], *, json: bool) -> None:
     from .audit import honest_margins
 
     with progress() as show:
         found = honest_margins(
             [_loaded(name) for name in names],
-            range(seeds),
+            seeds,
             scales,
             lambda name, seed: show(f"{name}, seed {seed}"),
         )
-    alarms = [worst for worst in found if worst.status != "pass"]
+    runs, alarms = sum(worst.runs for worst in found), sum(worst.alarms for worst in found)
     if json:
-        print_json(
-            {
-                "runs": sum(worst.runs for worst in found),
-                "false_alarms": len(alarms),
-                "worst": [worst.to_data() for worst in found],
-            }
-        )
+        each = [worst.to_data() for worst in found]
+        print_json({"runs": runs, "false_alarms": alarms, "worst": each})
     else:
-        out = console()
+        made = table("backend", "family", "runs", "worst", "model", "seed", right=("runs", "worst"))
         for worst in found:
-            out.print(str(worst), soft_wrap=True, markup=False)
-        out.print(f"{sum(w.runs for w in found)} runs, {len(alarms)} backends with a false alarm")
+            result = worst.result
+            size = f"{worst.margin:.2f}"
+            made.add_row(
+                worst.backend,
+                result.case,
+                str(worst.runs),
+                f"[red]{size}[/]" if worst.alarms else size,
+                result.model,
+                str(worst.seed),
+            )
+        out = console()
+        out.print(made)
+        out.print(
+            f"{runs} runs, {alarms} false alarms; worst: the largest error of any as a fraction of "
+            "its tolerance",
+            soft_wrap=True,
+        )
     raise typer.Exit(1 if alarms else 0)
 
 

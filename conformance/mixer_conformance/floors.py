@@ -3,16 +3,18 @@
 A yardstick of a few runs of one library can be lucky. The floor is the error that a plain serial
 summation would show, so a backend that adds up in another order than NumPy is not at fault.
 
-Everything is relative to the size of the layer's result, in units of the roundoff ``u``. Errors
-of consecutive layers are independent and add as the root of the sum of their squares:
+Everything is relative to the size of the layer's result, in units of the roundoff ``u``, for the
+sample that is worst off, as a deviation is. Errors of consecutive layers are independent and add
+as the root of the sum of their squares:
 
 - a sum of n products: ``0.41 sqrt(n + 2)``: the partial sums of n terms of random sign grow as
   their root, each is rounded once, and ``sqrt(1/6) = 0.41``;
 - an element-wise function of a few operations (GELU, SiLU, exp, dividing by a deviation): 4;
   of one or two (scale, affine, a gate's product): 1 or 2;
 - a residual ``x + branch``: the branch's floor by the branch's share of the result, and 1;
-- a mean over n tokens: the sum's floor by the size of the tokens over the size of their mean,
-  since cancellation makes the mean smaller than what was added;
+- a sum that is a step of its own (stem, head): its floor by ``sqrt(w^2 x^2 + b^2)`` over the size
+  of the result, since cancellation makes that smaller than what was added;
+- a mean over n tokens: likewise by the size of the tokens over the size of their mean;
 - taking a token, joining one, looking up a word, rearranging: nothing, it copies.
 
 Source:
@@ -26,11 +28,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mixer_spec import layers
-from mixer_spec.graph import Node
-from mixer_spec.shapes import Table
+import numpy as np
 
-from .measure import Array, rms
+from mixer_spec import layers
+from mixer_spec.graph import Node, Step
+from mixer_spec.reference import run_step
+from mixer_spec.shapes import Table
+from mixer_spec.weights import Weights
+
+from .measure import Array, sample_rms
 
 UNIT_ROUNDOFF = 2.0**-24
 """Half the distance from 1 to the next float32."""
@@ -43,11 +49,12 @@ def root_sum_square(*floors: float) -> float:
     return math.hypot(*floors)
 
 
-def step_floor(node: Node, incoming: Array, outgoing: Array) -> float:
+def step_floor(node: Node, weights: Weights, incoming: Array, outgoing: Array) -> float:
     """The relative error that one float32 layer may add.
 
     Args:
         node: a layer at the top level of a step.
+        weights: canonical name to array.
         incoming: what the oracle gave it, with a batch axis in front.
         outgoing: what the oracle made of it.
     """
@@ -57,6 +64,10 @@ def step_floor(node: Node, incoming: Array, outgoing: Array) -> float:
             units = root_sum_square(_of_list(node.children) * share, 1.0)
         case layers.MeanPool():
             units = _sum(incoming.shape[1]) * _ratio(incoming, outgoing)
+        case layers.PatchEmbed() | layers.LinearEmbed() | layers.Head():
+            # The partial sums end in the result, so that they are no smaller where nothing cancels.
+            cancelled = _ratio(_added_up(node, weights, incoming), outgoing)
+            units = _fan_in(node) * max(1.0, cancelled)
         case layers.LayerNorm():
             # The statistics' own sums count here, where no other layer stands behind the norm.
             units = root_sum_square(_sum(incoming.shape[2]), _ELEMENTWISE)
@@ -68,8 +79,20 @@ def step_floor(node: Node, incoming: Array, outgoing: Array) -> float:
 
 
 def _ratio(part: Array, whole: Array) -> float:
-    size = rms(whole)
-    return rms(part) / size if size else 0.0
+    """The size of a part by that of the whole, in the worst sample."""
+    sizes = sample_rms(whole)
+    return float(
+        np.divide(sample_rms(part), sizes, out=np.zeros_like(sizes), where=sizes > 0).max()
+    )
+
+
+def _added_up(node: Node, weights: Weights, x: Array) -> Array:
+    """The root of what a linear layer makes of squares: how much it adds up, whatever cancels."""
+    squares = {
+        f"{node.path}.{name}": np.square(weights[f"{node.path}.{name}"], dtype=np.float64)
+        for name in node.own_parameters
+    }
+    return np.sqrt(run_step(Step("", (node,)), squares, np.square(x)))
 
 
 def _sum(terms: int) -> float:

@@ -166,6 +166,6 @@ def _float64_step(
     floor = 0.0
     for node in step.nodes:
         y = run_step(Step(step.tap, (node,)), weights, x)
-        floor = root_sum_square(floor, step_floor(node, x[:batch], y[:batch]))
+        floor = root_sum_square(floor, step_floor(node, weights, x[:batch], y[:batch]))
         x = y
     return iter(np.split(x, len(tables))), floor

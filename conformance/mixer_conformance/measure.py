@@ -62,5 +62,12 @@ def rms(array: Array) -> float:
     return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
 
 
+def sample_rms(array: Array) -> Array:
+    """The root mean square of each sample, ``[sample]``."""
+    axes = tuple(range(1, array.ndim))
+    found: Array = np.sqrt(np.mean(np.square(array, dtype=np.float64), axis=axes))
+    return found
+
+
 def _index(flat: np.intp, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(flat, tuple(shape)))

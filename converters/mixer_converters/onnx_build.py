@@ -138,6 +138,19 @@ def as_model(entering: ir.Value, outputs: Sequence[ir.Value], drawing: Drawing) 
     return model
 
 
+def preprocessing_graph(spec: ModelSpec, preprocessing: Preprocessing) -> bytes:
+    """The part of a photo graph in front of the model, serialised: ``photos`` to ``pixel_values``.
+
+    Raises:
+        InputError: if the spec takes no photos, or the preprocessing cannot be a part of a graph.
+    """
+    drawing = Drawing({}, "NCHW", Form(photos=True))
+    entering = photo_input(spec, preprocessing)
+    pixels = draw_preprocessing(drawing, entering, spec.input, preprocessing)
+    serialised: bytes = ir.to_proto(as_model(entering, [pixels], drawing)).SerializeToString()
+    return serialised
+
+
 def graph_and_weights(
     spec: ModelSpec, weights: Weights, *, taps: Sequence[str] = ()
 ) -> tuple[bytes, dict[str, NDArray[Any]]]:

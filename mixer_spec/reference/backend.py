@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mixer_spec.backend import BackendInfo, Profile, check_profile
+from mixer_spec.backend import BackendInfo, Profile, check_photos, check_profile
+from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
+from mixer_spec.preprocess import Preprocessing, preprocess
+from mixer_spec.shapes import Image
 from mixer_spec.training import CrossEntropy, Gradients, Optimiser, TrainState
 from mixer_spec.weights import Weights, validate
 
@@ -56,6 +59,15 @@ class ReferenceModel:
             optimiser=optimiser,
             arithmetic=self.arithmetic,
         )
+
+    def preprocess(self, photos: Array, preprocessing: Preprocessing) -> Array:
+        """See :meth:`mixer_spec.backend.Preprocessor.preprocess`."""
+        check_photos(photos)
+        given = self.spec.input
+        if not isinstance(given, Image) or given.channels != 3:
+            raise InputError("preprocess", f"only a model of RGB images takes photos, got {given}")
+        size = (given.height, given.width)
+        return np.stack([preprocess(photo, preprocessing, size) for photo in photos])
 
     def export_weights(self) -> Weights:
         """See :meth:`mixer_spec.backend.Model.export_weights`."""

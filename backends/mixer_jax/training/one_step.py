@@ -20,7 +20,6 @@ Tree = Mapping[str, jax.Array]
 _OPTAX_NAMES = {"momentum": "trace", "first_moment": "mu", "second_moment": "nu"}
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "loss", "optimiser", "scan"))
 def train_step(
     spec: ModelSpec,
     weights: Tree,
@@ -33,7 +32,9 @@ def train_step(
     optimiser: Optimiser,
     scan: bool,
 ) -> tuple[jax.Array, Tree, dict[str, Tree]]:
-    """The loss before one step, the weights and the slots after it; compiled for each optimiser.
+    """The loss before one step, the weights and the slots after it.
+
+    Two programs: one for each spec, which every optimiser shares, and one for each optimiser.
 
     Args:
         spec: the architecture.
@@ -46,7 +47,20 @@ def train_step(
         optimiser: how the weights follow the gradients.
         scan: run the blocks of a stage as one scanned body.
     """
+    value, gradients = _loss_and_gradients(spec, weights, inputs, labels, loss=loss, scan=scan)
+    return value, *_update(weights, slots, step, gradients, optimiser=optimiser)
 
+
+@functools.partial(jax.jit, static_argnames=("spec", "loss", "scan"))
+def _loss_and_gradients(
+    spec: ModelSpec,
+    weights: Tree,
+    inputs: jax.Array,
+    labels: jax.Array,
+    *,
+    loss: CrossEntropy,
+    scan: bool,
+) -> tuple[jax.Array, Tree]:
     def objective(weights: Tree) -> jax.Array:
         params = from_canonical(weights)
         if scan:
@@ -56,16 +70,27 @@ def train_step(
         targets = optax.smooth_labels(targets, loss.label_smoothing)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
+    return jax.value_and_grad(objective)(weights)
+
+
+@functools.partial(jax.jit, static_argnames=("optimiser",))
+def _update(
+    weights: Tree,
+    slots: Mapping[str, Tree],
+    step: jax.Array,
+    gradients: Tree,
+    *,
+    optimiser: Optimiser,
+) -> tuple[Tree, dict[str, Tree]]:
     transformation = optax_of(optimiser)
     state = transformation.init(weights)
     remembered: dict[str, Any] = {_OPTAX_NAMES[slot]: tree for slot, tree in slots.items()}
     if isinstance(optimiser, AdamW):
         remembered["count"] = step
     state = optax.tree_utils.tree_set(state, **remembered)
-    value, gradients = jax.value_and_grad(objective)(weights)
     updates, state = transformation.update(gradients, state, weights)
     found = {slot: optax.tree_utils.tree_get(state, _OPTAX_NAMES[slot]) for slot in optimiser.slots}
-    return value, optax.apply_updates(weights, updates), found
+    return optax.apply_updates(weights, updates), found
 
 
 def optax_of(optimiser: Optimiser) -> optax.GradientTransformation:

@@ -13,6 +13,7 @@ from .gradients import F17, F18, F19
 from .inputs import F10, F11, F12
 from .liveness import F03
 from .numbers import F26, F28
+from .photos import F29
 from .refusals import F25
 from .state import F20, F23, F24
 from .symmetry import F13, F14, F15, F16
@@ -50,6 +51,7 @@ CASES: Mapping[str, Case] = {
         F26,
         F27,
         F28,
+        F29,
         F30,
     )
 }

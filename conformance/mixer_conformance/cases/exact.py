@@ -46,9 +46,10 @@ def _balanced(spec: ModelSpec, weights: dict[str, Array]) -> Array:
     signs = np.where(np.arange(height * width) % 3 == 0, -1.0, 1.0)
     kernel = weights["stem.kernel"]
     kernel[0, 0, 0, :] = 128.0 * np.where(np.arange(kernel.shape[-1]) % 2, 1.0, -1.0)
-    images = np.zeros((2, *spec.input.shape), np.float32)
+    images = np.zeros((3, *spec.input.shape), np.float32)
     images[..., 0] = signs.reshape(height, width)
     images[1] *= -1
+    images[2] = images[0, ::-1]
     return images
 
 
@@ -58,7 +59,7 @@ def _stem(spec: ModelSpec) -> tuple[Weights, Array, str]:
     shape = weights["stem.kernel"].shape
     weights["stem.kernel"] = whole("stem.kernel", shape, 60, 1)
     weights["stem.bias"] = whole("stem.bias", shape[-1:], 100, -100)
-    return weights, whole("pixels", (2, *spec.input.shape), 60, 1), "stem"
+    return weights, whole("pixels", (3, *spec.input.shape), 60, 1), "stem"
 
 
 def _branch(spec: ModelSpec, name: str) -> tuple[Weights, Array, str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mixer_conformance.findings import Finding, of_rule, of_taps
 from mixer_conformance.judge import Standard, judge
-from mixer_conformance.measure import Array, rms
+from mixer_conformance.measure import Array, sample_rms
 from mixer_conformance.problem import Problem
 from mixer_spec import ModelSpec
 from mixer_spec.graph import Node
@@ -95,16 +95,18 @@ def _conditioned(problem: Problem) -> tuple[Standard, ...]:
     found: list[Standard] = []
     before, total = problem.inputs.astype(np.float64), 0.0
     for standard in problem.standards:
-        own, share = standard.local.floor, 1.0
-        kappa = max((_kappa(before, node) for node in standard.step.nodes), default=0.0)
-        if kappa:
+        own = standard.local.floor
+        magnified = np.max([_kappa(before, node) for node in standard.step.nodes], axis=0)
+        if magnified.any():
             if standard.oracle.shape == before.shape and standard.step.tap.startswith("blocks."):
-                share = rms(standard.oracle - before) / rms(standard.oracle)
+                branch = sample_rms(standard.oracle - before)
+                magnified = magnified * branch / sample_rms(standard.oracle)
+            worst = float(magnified.max())
             # The mean's sum, and the difference or the two products with the deviation.
             sums = 0.41 * math.sqrt(before.shape[-1] + 2)
-            unit = problem.precision.unit * kappa * share
+            unit = problem.precision.unit * worst
             own = math.hypot(own, sums * unit, unit)
-            total *= math.hypot(1.0, kappa * share)
+            total *= math.hypot(1.0, worst)
         total = math.hypot(total, own)
         local = replace(standard.local, floor=own)
         end_to_end = replace(standard.end_to_end, floor=total)
@@ -113,8 +115,8 @@ def _conditioned(problem: Problem) -> tuple[Standard, ...]:
     return tuple(found)
 
 
-def _kappa(x: Array, node: Node) -> float:
-    """How much the first norm in a node magnifies, in the worst sample; 0 without one."""
+def _kappa(x: Array, node: Node) -> Array:
+    """How much the first norm in a node magnifies, ``[sample]``; 0 without one."""
     for inner in node.walk():
         match inner.layer:
             case LayerNorm(epsilon=epsilon):
@@ -125,8 +127,9 @@ def _kappa(x: Array, node: Node) -> float:
                 continue
         size = np.mean(np.square(x), axis=axis)
         each = size / (np.var(x, axis=axis) + epsilon)
-        return math.sqrt(float(each.reshape(len(x), -1).mean(axis=1).max()))
-    return 0.0
+        kappa: Array = np.sqrt(each.reshape(len(x), -1).mean(axis=1))
+        return kappa
+    return np.zeros(len(x))
 
 
 def _shifted(trial: Trial) -> Iterator[Finding]:

@@ -38,6 +38,9 @@ from .exact import whole
 from .zoo import ZooModel
 
 _YARDSTICKS = 4
+_ENDS = ("logits", "pooled")
+"""The taps whose gradients are always looked at."""
+
 _NOTHING = 1e-12
 """The part of its size below which a gradient is zero by structure."""
 
@@ -48,6 +51,17 @@ def _cotangent(problem: Problem, tap: str) -> Array:
         standard.oracle.shape for standard in problem.standards if standard.step.tap == tap
     )
     return (whole(f"cotangent {tap}", shape, 127, -127) / 128).astype(problem.precision.dtype)
+
+
+def _given_cotangents(problem: Problem, tap: str) -> dict[str, Array]:
+    """The tap's cotangent; beside it zeros at the other end that is asked for.
+
+    The same taps each time, so that an engine compiles one program.
+    """
+    given = {tap: _cotangent(problem, tap)}
+    if tap in _ENDS:
+        given = {end: given.get(end, 0 * _cotangent(problem, end)) for end in _ENDS}
+    return given
 
 
 def _in_units(found: Array, oracle: Array, unit: float) -> Deviation:
@@ -103,7 +117,7 @@ def _gradients(trial: Trial, tap: str) -> Gradients:
     model: Any = trial.loaded.model
     if not isinstance(model, Differentiable):
         raise Violation("the model has no vjp", "unsupported")
-    cotangents = {tap: _cotangent(trial.standard, tap)}
+    cotangents = _given_cotangents(trial.standard, tap)
     found = trial.subject.call("vjp", lambda: model.vjp(trial.standard.inputs, cotangents))
     missing = trial.standard.weights.keys() - dict(found.weights).keys()
     if missing:
@@ -130,7 +144,7 @@ def _at(trial: Trial, tap: str, *, zeros: bool) -> Iterator[Finding]:
 
 
 def _vjp(trial: Trial) -> Iterator[Finding]:
-    whole_model = [*_at(trial, "logits", zeros=False), *_at(trial, "pooled", zeros=False)]
+    whole_model = [finding for end in _ENDS for finding in _at(trial, end, zeros=False)]
     if all(finding.passed for finding in whole_model):
         yield from whole_model
         return
@@ -166,7 +180,7 @@ F18 = Case(
     suits=on_families,
     check=_zeros,
     profiles=("f64", "f32-strict"),
-    quick=("mixer", "vit"),
+    quick=("mixer",),
 )
 
 # --- F19 ---------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _check(trial: Trial) -> Iterator[Finding]:
         ),
         "f31-lenient",
     )
-    found = trial.loaded.logits(trial.standard.inputs)
+    found = trial.loaded.forward(trial.standard.inputs)["logits"]
     yield of_rule(
         bool(np.isfinite(found).all()), "a model works on after it has refused an input", "logits"
     )

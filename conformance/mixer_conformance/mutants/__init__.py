@@ -10,9 +10,12 @@ from . import mistakes as wrong
 from .broken_rules import RULES
 from .catalogue import COMPUTED
 from .mutant import Equivalent, Known, Mutant
+from .photos import PHOTOS
 from .training import TRAINED
 
-MUTANTS: Mapping[str, Known] = {known.name: known for known in (*COMPUTED, *RULES, *TRAINED)}
+MUTANTS: Mapping[str, Known] = {
+    known.name: known for known in (*COMPUTED, *RULES, *TRAINED, *PHOTOS)
+}
 """Every mistake by its name."""
 
 EQUIVALENT: tuple[Equivalent, ...] = (

@@ -1,28 +1,21 @@
-"""Mistakes in the arithmetic, and the other families' layers."""
+"""Mistakes in the arithmetic."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mixer_spec import layers
 from mixer_spec.reference import Arithmetic
 
-from . import mistakes as wrong
 from .changes import (
     Float16Sums,
     Truncated,
     at,
-    edited,
-    ignored,
     rounded_at,
-    swapped,
     to_bfloat16,
     to_float16,
     to_int8,
     to_tf32,
-    transposed,
     truncated,
-    zeroed,
 )
 from .mutant import Known, Mutant, known
 
@@ -83,91 +76,5 @@ ARITHMETIC = (
         model="probe",
         stage="stem",
         killer="F02",
-    ),
-)
-
-# --- the other families ------------------------------------------------------------------------
-
-FAMILIES = (
-    *(
-        known(name, mutant, stage, "resmlp")
-        for name, mutant, stage in (
-            ("layer scale ignored", Mutant(compute={layers.LayerScale: ignored}), _TOKENS0),
-            (
-                "affine's bias before its scale",
-                Mutant(compute={layers.Affine: wrong.bias_before_scale}),
-                _TOKENS0,
-            ),
-            ("affine as a norm", Mutant(compute={layers.Affine: wrong.affine_as_norm}), _TOKENS0),
-            ("affine ignored", Mutant(compute={layers.Affine: ignored}), _TOKENS0),
-            (
-                "layer scale of the other branch",
-                Mutant(weights=swapped(f"{_TOKENS1}.scale.", f"{_CHANNELS1}.scale.")),
-                _TOKENS1,
-            ),
-        )
-    ),
-    *(
-        known(name, mutant, stage, "gmlp")
-        for name, mutant, stage in (
-            (
-                "gate on the first half",
-                Mutant(compute={layers.SpatialGate: wrong.gate_on_the_first_half}),
-                "blocks.0.gated_mixing",
-            ),
-            (
-                "gate added",
-                Mutant(compute={layers.SpatialGate: wrong.gate_added}),
-                "blocks.0.gated_mixing",
-            ),
-            (
-                "gate's halves interleaved",
-                Mutant(compute={layers.SpatialGate: wrong.gate_interleaved}),
-                "blocks.0.gated_mixing",
-            ),
-            (
-                "gate around one",
-                Mutant(compute={layers.SpatialGate: wrong.gate_around_one}),
-                "blocks.0.gated_mixing",
-            ),
-            (
-                "gate's bias dropped",
-                Mutant(weights=zeroed("blocks.1.gated_mixing.gate.dense_0.bias")),
-                "blocks.1.gated_mixing",
-            ),
-            (
-                "gate's kernel transposed",
-                Mutant(weights=transposed("blocks.0.gated_mixing.gate.dense_0.kernel")),
-                "blocks.0.gated_mixing",
-            ),
-        )
-    ),
-    known(
-        "gated unit on the first half",
-        Mutant(spec=edited('"gate":"second"', '"gate":"first"')),
-        _TOKENS0,
-        "gmixer",
-    ),
-    known(
-        "gated unit interleaved",
-        Mutant(compute={layers.GatedUnit: wrong.unit_on_the_other_axis}),
-        _TOKENS0,
-        "gmixer",
-    ),
-    *(
-        known(name, Mutant(compute={layers.Attention: function}), _TOKENS0, "vit")
-        for name, function in {
-            "attention scaled by all channels": wrong.attention_scale,
-            "attention heads interleaved": wrong.interleaved_heads,
-            "query and key swapped": wrong.query_for_key,
-            "one head": wrong.one_head,
-            "value's bias dropped": wrong.attention_without_value_bias,
-        }.items()
-    ),
-    known(
-        "class token left out of the mean",
-        Mutant(compute={layers.MeanPool: wrong.pooled_without_the_class_token}),
-        "pooled",
-        "vit_mean",
     ),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from .arithmetic import ARITHMETIC, FAMILIES
+from .arithmetic import ARITHMETIC
+from .converters import CONVERTERS
 from .elementwise import ACTIVATIONS, NORMS
+from .families import ABLATIONS, FAMILIES
 from .mutant import Known
 from .structure import BATCH, DEPTH, HEADS
 from .tokens import MIXING, STEMS
@@ -18,5 +20,7 @@ COMPUTED: tuple[Known, ...] = (
     *BATCH,
     *ARITHMETIC,
     *FAMILIES,
+    *ABLATIONS,
+    *CONVERTERS,
 )
 """Every mistake in what is computed."""

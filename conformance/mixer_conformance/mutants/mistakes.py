@@ -211,6 +211,12 @@ def neighbouring_ungroup(layer: Any, weights: Any, x: Array, run: Any) -> Array:
     return split.transpose(0, 2, 1, 3).reshape(batch, tokens // layer.groups, -1)
 
 
+def groups_backwards(layer: Any, weights: Any, x: Array, run: Any) -> Array:
+    """The last group's tokens first."""
+    parts = [x[..., group :: layer.groups] for group in range(layer.groups)]
+    return np.concatenate(parts[::-1], axis=1)
+
+
 def true_convolution(layer: Any, weights: Any, x: Array, run: Any) -> Array:
     return _CONV(layer, {**weights, "kernel": weights["kernel"][::-1, ::-1]}, x, run)
 
@@ -230,6 +236,34 @@ def convolution_around_the_edge(layer: Any, weights: Any, x: Array, run: Any) ->
             shifted = np.roll(image, (height // 2 - i, width // 2 - j), axis=(1, 2))
             total = total + shifted * weights["kernel"][i, j]
     return total.reshape(x.shape)
+
+
+def convolution_from_the_edge(layer: Any, weights: Any, x: Array, run: Any) -> Array:
+    """The grid's outermost tokens repeated around it instead of zeros."""
+    rows, columns = run.grid
+    high, wide = (side // 2 for side in layer.window)
+    image = x.reshape(len(x), rows, columns, -1)
+    image = np.pad(image, ((0, 0), (high, high), (wide, wide), (0, 0)), "edge")
+    total = np.zeros((len(x), rows, columns, x.shape[-1]), x.dtype) + weights["bias"]
+    for i in range(layer.window[0]):
+        for j in range(layer.window[1]):
+            total = total + image[:, i : i + rows, j : j + columns] * weights["kernel"][i, j]
+    return total.reshape(x.shape)
+
+
+def convolution_on_the_grid_turned(layer: Any, weights: Any, x: Array, run: Any) -> Array:
+    """Rows and columns of the grid exchanged, as for tokens in column-major order."""
+    rows, columns = run.grid
+    turned = x.reshape(len(x), columns, rows, -1).swapaxes(1, 2).reshape(x.shape)
+    y = _CONV(layer, weights, turned, run)
+    return y.reshape(len(x), rows, columns, -1).swapaxes(1, 2).reshape(x.shape)
+
+
+def one_convolution(layer: Any, weights: Any, x: Array, run: Any) -> Array:
+    """The first channel's kernel for all."""
+    kernel = weights["kernel"]
+    shared = np.broadcast_to(kernel[..., :1], kernel.shape)
+    return _CONV(layer, {**weights, "kernel": shared}, x, run)
 
 
 # --- gates, scales and attention -----------------------------------------------------------
