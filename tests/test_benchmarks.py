@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALLEST = {
+    "converting": "--variant mixer_s32 --rounds 1 --tries 1",
     "families": "--variants resmlp_12,vit_s16 --batch 1 --rounds 1 --tries 1 --repeats 1",
     "int8": "--variant mixer_s32 --rounds 1 --repeats 1 --tries 1",
     "import_time": "--rounds 1 --tries 1",
@@ -148,6 +149,17 @@ def test_quietest_rounds_are_kept_where_none_is_quiet(monkeypatch: pytest.Monkey
     monkeypatch.setattr(machine, "Noise", clock_of(1.5, 0.4, 0.9))
     results = iter("abc")
     assert machine.quietest(lambda: next(results), 2, tries=3) == (["b", "c"], 0.9)
+
+
+def test_converting_is_timed_by_the_copy_and_its_memory_by_the_file() -> None:
+    found = document("converting")
+    copy = found["ways"]["copy"]["seconds"]
+    assert set(found["ways"]) == {"copy", "canonical to timm", "timm to canonical"}
+    assert len(found["targets"]) == 4
+    for label, way in found["ways"].items():
+        assert way["copies"] == pytest.approx(way["seconds"] / copy)
+        # The file is mapped, so that the pages of it count, and are not anonymous.
+        assert label == "copy" or way["peak_files"] - way["anonymous_files"] > 0.9
 
 
 def test_loading_tells_the_copies_apart() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError, SpecError
 from mixer_spec.extras import load_or_name_extra
+from mixer_spec.memory import contiguous
 from mixer_spec.model import ModelSpec
 from mixer_spec.shapes import ImageSize
 from mixer_spec.weights import Weights, digest
@@ -23,7 +24,8 @@ from . import containers
 from .atomic import check_folder, replacing, replacing_folder
 from .checkpoint import Checkpoint, GeluForm, load
 from .containers import ENDINGS, Stored, h5, huggingface, msgpack, npz, orbax, pth, safetensors
-from .containers.contents import BFLOAT16, contiguous, raw
+from .containers.contents import BFLOAT16, raw, values_of
+from .containers.mapped import release
 from .layouts import LAYOUTS, Entry, Layout
 from .layouts.infer import family_of
 from .layouts.layout import known_sizes
@@ -252,8 +254,7 @@ def _foreign(
     progress: Callable[[int], object],
 ) -> NDArray[Any]:
     """A tensor as it is written; its checksum is kept for the comparison."""
-    array = entry.to_foreign([weights[name] for name in entry.canonical], known)
-    array = np.ascontiguousarray(array)
+    array = contiguous(entry.to_foreign([weights[name] for name in entry.canonical], known))
     sums[entry.foreign] = zlib.crc32(raw(array)) if array.size else 0
     progress(array.nbytes)
     return array
@@ -274,8 +275,10 @@ def _compare(written: Path, container: str, sums: Mapping[str, int], where: str)
 def _sum(tensor: Stored | None) -> int | None:
     if tensor is None:
         return None
-    array = contiguous(tensor)
-    return zlib.crc32(raw(array)) if array.size else 0
+    array = values_of(tensor)
+    found = zlib.crc32(raw(array)) if array.size else 0
+    release(array)
+    return found
 
 
 _WRITERS: Mapping[str, Callable[[Path, Mapping[str, Stored], Mapping[str, str]], None]] = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mixer_spec.errors import FileError
 from mixer_spec.extras import load_or_name_extra
 
-from .contents import BFLOAT16, Contents, Stored, contiguous
+from .contents import BFLOAT16, Contents, Stored, values_of
 
 _MOST = 1_000_000  # datasets
 _DEEPEST = 32
@@ -73,7 +73,7 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
             own = [name.removeprefix(f"{layer}/") for name in names]
             group.attrs["weight_names"] = [name.encode() for name in own]
             for name in names:
-                array = contiguous(tensors[name])
+                array = values_of(tensors[name])
                 file.create_dataset(
                     name, data=array.view("V2") if array.dtype == BFLOAT16 else array
                 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mixer_spec.errors import FileError
 from mixer_spec.extras import load_or_name_extra
 
-from .contents import Contents, Stored, contiguous
+from .contents import Contents, Stored, values_of
 
 _TREE = "_METADATA"
 _STRINGS = "mixer_spec.json"
@@ -81,7 +81,7 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
         level = tree
         for folder in folders:
             level = level.setdefault(folder, {})
-        level[leaf] = contiguous(tensor)
+        level[leaf] = values_of(tensor)
     with orbax.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), tree, force=True)
     if metadata:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError
+from mixer_spec.memory import ahead
 
 from . import torch_pickle
-from .contents import Contents, Stored, contiguous, raw
+from .contents import Contents, Stored, raw, values_of
 from .mapped import view
 from .safetensors import DTYPES
 from .torch_pickle import TensorView
@@ -99,8 +100,7 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
         archive.comment = comment(metadata)
         _add(archive, "data.pkl", _pickle(tensors))
         _add(archive, "byteorder", b"little")
-        for number, tensor in enumerate(tensors.values()):
-            array = contiguous(tensor)
+        for number, array in enumerate(ahead(values_of, tensors.values())):
             _add(archive, f"data/{number}", raw(array) if array.size else b"")
         _add(archive, "version", b"3\n")
 
