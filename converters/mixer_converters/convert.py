@@ -21,7 +21,7 @@ from mixer_spec.shapes import ImageSize
 from mixer_spec.weights import Weights, digest
 
 from . import containers
-from .atomic import check_folder, replacing, replacing_folder
+from .atomic import check_folder, is_there, replacing, replacing_folder
 from .checkpoint import Checkpoint, GeluForm, load
 from .containers import ENDINGS, Stored, h5, huggingface, msgpack, npz, orbax, pth, safetensors
 from .containers.contents import BFLOAT16, raw, values_of
@@ -99,9 +99,7 @@ def convert(
     )
     layout, container = _destination(checkpoint.spec, target, to)
     if target.exists() and not overwrite:
-        raise FileError(
-            str(target), "is there already; choose another name, or replace it: --force"
-        )
+        raise is_there(target)
     if target.is_dir():
         _check_replaceable(target, container)
     notes = list(_semantic_notes(checkpoint, layout, container))
@@ -110,7 +108,9 @@ def convert(
     if container == "onnx":
         entries = _write_onnx(checkpoint, target)
     else:
-        entries = _write(checkpoint, target, layout, container, dtype, progress or (lambda _: None))
+        entries = _write(
+            checkpoint, target, layout, container, dtype, overwrite, progress or (lambda _: None)
+        )
     return Conversion(
         source=checkpoint,
         path=target,
@@ -205,6 +205,7 @@ def _write(
     layout: Layout | None,
     container: str,
     dtype: Dtype | None,
+    overwrite: bool,
     progress: Callable[[int], object],
 ) -> tuple[Entry, ...]:
     """Write, read back and compare, then put it in its place."""
@@ -237,7 +238,7 @@ def _write(
         for entry in entries
     }
     place = replacing_folder if container in _FOLDERS else replacing
-    with place(target) as temporary:
+    with place(target, overwrite=overwrite) as temporary:
         if container == "huggingface":
             huggingface.write(temporary, tensors, metadata, _config(checkpoint))
         else:

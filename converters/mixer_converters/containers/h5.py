@@ -63,7 +63,8 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
     layers: dict[str, list[str]] = {}
     for name in tensors:
         layers.setdefault(_layer(name), []).append(name)
-    with h5py.File(path, "w") as file:
+    # Made in memory: where a disk is full, HDF5 fails once more for everything that it has open.
+    with h5py.File(path, "w", driver="core", backing_store=False) as file:
         file.attrs["layer_names"] = [layer.encode() for layer in layers]
         file.attrs["backend"] = b"tensorflow"
         if metadata:
@@ -77,6 +78,8 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
                 file.create_dataset(
                     name, data=array.view("V2") if array.dtype == BFLOAT16 else array
                 )
+        file.flush()
+        path.write_bytes(file.id.get_file_image())
 
 
 def _layer(name: str) -> str:

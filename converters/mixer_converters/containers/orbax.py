@@ -69,10 +69,11 @@ def read(path: Path) -> Contents:
 
 
 def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
-    """Write a checkpoint folder with Orbax's StandardCheckpointer.
+    """Write a checkpoint into the folder ``path`` with Orbax's StandardCheckpointer.
 
     Raises:
         MissingExtraError: if orbax, which comes with Flax, is not installed.
+        OSError: if the system refuses the writing.
     """
     orbax = load_or_name_extra(str(path), _orbax)
     tree: dict[str, Any] = {}
@@ -82,8 +83,15 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
         for folder in folders:
             level = level.setdefault(folder, {})
         level[leaf] = values_of(tensor)
-    with orbax.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), tree, force=True)
+    made = path.absolute() / "checkpoint"  # inside, since Orbax leaves its failures beside it
+    try:
+        with orbax.StandardCheckpointer() as checkpointer:
+            checkpointer.save(made, tree)
+    except ValueError as error:  # as which TensorStore tells of a full disk
+        raise OSError(str(error)) from error
+    for part in made.iterdir():
+        part.rename(path / part.name)
+    made.rmdir()
     if metadata:
         (path / _STRINGS).write_text(json.dumps(dict(metadata)), encoding="utf-8")
 
