@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from .zipped import Member, comment, members
 
 _ALIGNMENT = 64  # of the storages, so that torch can map them
 _LONGEST_PICKLE = 1 << 26
+_LONGEST_NAME = 500
+_MOST_PARTS = 500_000  # of nested dicts; where dicts share parts, they double with each level
 _STORAGES = {DTYPES[dtype]: name for name, dtype in torch_pickle.DTYPES.items()}
 
 
@@ -43,8 +45,11 @@ def read(path: Path) -> Contents:
         raise FileError(str(path), "was written on a big-endian machine; save it on another")
     tensors: dict[str, Stored] = {}
     try:
-        _flatten(torch_pickle.load(found[pickles[0]].whole()), "", folder, found, tensors)
-    except (ValueError, RecursionError) as error:
+        for name, tensor in _named(torch_pickle.load(found[pickles[0]].whole())):
+            if name in tensors:
+                raise ValueError(f"two tensors called {name!r}")
+            tensors[name] = _stored(tensor, name, folder, found)
+    except ValueError as error:
         raise FileError(
             str(path),
             f"does not only hold tensors; expected nested dicts of them, got {error}; "
@@ -53,16 +58,25 @@ def read(path: Path) -> Contents:
     return Contents(container="pth", tensors=tensors, metadata=metadata)
 
 
-def _flatten(
-    tree: Any, name: str, folder: str, found: Mapping[str, Member], tensors: dict[str, Stored]
-) -> None:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            _flatten(value, f"{name}/{key}" if name else str(key), folder, found, tensors)
-    elif isinstance(tree, TensorView):
-        if name in tensors:
-            raise ValueError(f"two tensors called {name!r}")
-        tensors[name] = _stored(tree, name, folder, found)
+def _named(tree: Any) -> Iterator[tuple[str, TensorView]]:
+    """The tensors in nested dicts, with their names.
+
+    Raises:
+        ValueError: if dicts that hold one another make too many of them, or names too long.
+    """
+    seen, waiting = 0, [("", tree)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, TensorView):
+            yield name, value
+        elif isinstance(value, dict):
+            seen += 1 + len(value)
+            if seen > _MOST_PARTS or len(name) > _LONGEST_NAME:
+                raise ValueError("dicts in dicts without an end")
+            begin = f"{name}/" if name else ""
+            waiting += [
+                (f"{begin}{str(key)[:_LONGEST_NAME]}", value[key]) for key in reversed(value)
+            ]
 
 
 def _stored(tensor: TensorView, name: str, folder: str, found: Mapping[str, Member]) -> Stored:
