@@ -22,7 +22,7 @@ import torch
 from mixer_converters import containers
 from mixer_spec.errors import FileError
 
-CASES = 3000
+CASES = 2000
 
 
 def sound() -> dict[str, Any]:

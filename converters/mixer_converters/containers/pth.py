@@ -18,7 +18,6 @@ from mixer_spec.memory import ahead
 from . import torch_pickle
 from .contents import Contents, Stored, raw, values_of
 from .mapped import view
-from .safetensors import DTYPES
 from .torch_pickle import TensorView
 from .zipped import Member, comment, members
 
@@ -26,7 +25,7 @@ _ALIGNMENT = 64  # of the storages, so that torch can map them
 _LONGEST_PICKLE = 1 << 26
 _LONGEST_NAME = 500
 _MOST_PARTS = 500_000  # of nested dicts; where dicts share parts, they double with each level
-_STORAGES = {DTYPES[dtype]: name for name, dtype in torch_pickle.DTYPES.items()}
+_STORAGES = {dtype: name for name, dtype in torch_pickle.STORAGES.items()}
 
 
 def read(path: Path) -> Contents:
@@ -43,12 +42,16 @@ def read(path: Path) -> Contents:
     order = found.get(f"{folder}byteorder")
     if order is not None and order.whole() != b"little":
         raise FileError(str(path), "was written on a big-endian machine; save it on another")
+    begin = f"{folder}data/"
+    storages = {n.removeprefix(begin): m for n, m in found.items() if n.startswith(begin)}
+    sizes = {key: member.size for key, member in storages.items()}
     tensors: dict[str, Stored] = {}
     try:
-        for name, tensor in _named(torch_pickle.load(found[pickles[0]].whole())):
+        for name, tensor in _named(torch_pickle.load(found[pickles[0]].whole(), sizes)):
             if name in tensors:
                 raise ValueError(f"two tensors called {name!r}")
-            tensors[name] = _stored(tensor, name, folder, found)
+            make = functools.partial(_array, storages[tensor.storage.key], tensor)
+            tensors[name] = Stored(tensor.shape, tensor.storage.dtype, make)
     except ValueError as error:
         raise FileError(
             str(path),
@@ -79,21 +82,8 @@ def _named(tree: Any) -> Iterator[tuple[str, TensorView]]:
             ]
 
 
-def _stored(tensor: TensorView, name: str, folder: str, found: Mapping[str, Member]) -> Stored:
-    dtype = DTYPES[tensor.storage.dtype]
-    member = found.get(f"{folder}data/{tensor.storage.key}")
-    if member is None or member.size != tensor.storage.size * dtype.itemsize:
-        raise ValueError(f"{name}, whose values are missing or cut off")
-    pairs = zip(tensor.shape, tensor.strides, strict=True)
-    last = tensor.offset + sum((size - 1) * stride for size, stride in pairs)
-    if 0 not in tensor.shape:
-        distinct = np.prod([size for size in tensor.shape if size > 1], dtype=object)
-        if last >= tensor.storage.size or distinct > tensor.storage.size or len(tensor.shape) > 32:
-            raise ValueError(f"{name}, which reaches beyond its {tensor.storage.size} values")
-    return Stored(tensor.shape, dtype, functools.partial(_array, member, tensor, dtype))
-
-
-def _array(member: Member, tensor: TensorView, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _array(member: Member, tensor: TensorView) -> NDArray[Any]:
+    dtype = tensor.storage.dtype
     if member.compressed:
         flat = np.frombuffer(bytearray(member.whole()), dtype)
     else:
@@ -142,7 +132,9 @@ def _pickle(tensors: Mapping[str, Stored]) -> bytes:
         for size in reversed(shape):
             strides.insert(0, step)
             step *= size
-        storage = b"(" + _text("storage") + b"ctorch\n" + _STORAGES[dtype].encode() + b"\n"
+        storage = (
+            b"(" + _text("storage") + b"c" + _STORAGES[dtype].replace(".", "\n").encode() + b"\n"
+        )
         storage += _text(str(number)) + _text("cpu") + _number(step) + b"tQ"
         parts.append(
             _text(name)

@@ -15,34 +15,42 @@ mutated files holds it to that (``tests/test_torch_pickle.py``).
 from __future__ import annotations
 
 import io
+import math
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-DTYPES = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "ShortStorage": "I16",
-    "CharStorage": "I8",
-    "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
+import numpy as np
+
+from .contents import BFLOAT16
+
+STORAGES: Mapping[str, np.dtype[Any]] = {
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.BFloat16Storage": BFLOAT16,
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
 }
-"""PyTorch's storage classes, by safetensors' names for their dtypes."""
+"""PyTorch's storage classes, and the dtypes of their values."""
 
 _MOST_STEPS = 2_000_000
 
 
+Sizes = tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A block of values in the zip: its dtype, its member's name, and how many there are."""
+    """A block of values in the zip: their dtype, its member's name, and how many there are."""
 
-    dtype: str
+    dtype: np.dtype[Any]
     key: str
     size: int
 
@@ -53,8 +61,8 @@ class TensorView:
 
     storage: Storage
     offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    shape: Sizes
+    strides: Sizes
 
 
 class Refused(ValueError):
@@ -70,19 +78,23 @@ class _Name(str):
 _DICT = _Name("collections.OrderedDict")
 _TENSOR = _Name("torch._utils._rebuild_tensor_v2")
 _PARAMETER = _Name("torch._utils._rebuild_parameter")
-_NAMES = {_DICT, _TENSOR, _PARAMETER, *(_Name(f"torch.{storage}") for storage in DTYPES)}
+_NAMES = {_DICT, _TENSOR, _PARAMETER, *map(_Name, STORAGES)}
 
 
-def load(data: bytes) -> Any:
+def load(data: bytes, sizes: Mapping[str, int]) -> Any:
     """Nested dicts, lists and tuples of :class:`TensorView`, numbers, strings and None.
 
     Parts may be in it more than once, as they may be in the memory of whoever saved it.
 
+    Args:
+        data: the pickle.
+        sizes: bytes of each storage by its key.
+
     Raises:
-        Refused: if the pickle does anything else, or is damaged.
+        Refused: if the pickle does anything else, is damaged, or reaches beyond a storage.
     """
     try:
-        return _Machine().run(data)
+        return _Machine(sizes).run(data)
     except Refused:
         raise
     except (ValueError, IndexError, KeyError, TypeError) as error:
@@ -92,7 +104,8 @@ def load(data: bytes) -> Any:
 class _Machine:
     """The stack, those that wait behind a mark, and what was put aside by number."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
         self.stack: list[Any] = []
         self.waiting: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -158,7 +171,9 @@ class _Machine:
     def storage(self, _: Any) -> None:
         match self.stack.pop():
             case ("storage", _Name() as kind, str(key), str(), int(size)) if size >= 0:
-                found = Storage(DTYPES[kind.removeprefix("torch.")], str(key), size)
+                found = Storage(STORAGES[kind], str(key), size)
+                if self.sizes.get(found.key) != size * found.dtype.itemsize:
+                    raise Refused(f"the storage {key!r}, whose values are missing or cut off")
                 if self.storages.setdefault(found.key, found) != found:
                     raise Refused(f"the storage {key!r} as two different ones")
                 self.push(found)
@@ -188,13 +203,25 @@ def _call(function: Any, arguments: Any) -> Any:
             "torch._utils._rebuild_tensor_v2",
             (Storage() as storage, int(offset), tuple(shape), tuple(strides), bool(), dict()),
         ):
-            sizes = (offset, *shape, *strides)
-            if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in sizes):
-                raise Refused("a tensor of odd shape")
-            return TensorView(storage, offset, shape, strides)
+            return _tensor(storage, offset, shape, strides)
         case ("torch._utils._rebuild_parameter", (TensorView() as tensor, bool(), dict())):
             return tensor
     raise Refused(f"a call of {function} with other arguments than torch.save gives it")
+
+
+def _tensor(storage: Storage, offset: int, shape: Sizes, strides: Sizes) -> TensorView:
+    """A view of a storage that lies inside it."""
+    sizes = (offset, *shape, *strides)
+    if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in sizes):
+        raise Refused("a tensor of odd shape")
+    pairs = zip(shape, strides, strict=True)
+    last = offset + sum((size - 1) * stride for size, stride in pairs)
+    # PyTorch takes a stride of 0, which makes any number of values of one; no weights have it.
+    if 0 not in shape and (last >= storage.size or math.prod(shape) > storage.size):
+        raise Refused(f"a tensor that reaches beyond the {storage.size} values of its storage")
+    if len(shape) > 32:
+        raise Refused("a tensor of more axes than NumPy has")
+    return TensorView(storage, offset, shape, strides)
 
 
 _INSTRUCTIONS = {one.code.encode("latin-1"): one for one in pickletools.opcodes}
