@@ -24,6 +24,7 @@ SMALLEST = {
     "int8": "--variant mixer_s32 --rounds 1 --repeats 1 --tries 1",
     "import_time": "--rounds 1 --tries 1",
     "loading": "--variant mixer_s32 --rounds 1 --tries 1",
+    "onnx_files": "--variant mixer_s32 --rounds 1 --tries 1",
     "throughput": "--variant mixer_s32 --batch 2 --rounds 1 --tries 1 --repeats 1",
     "verify_scales": "--scale mixer_s32 --small mixer_s32",
 }
@@ -168,6 +169,14 @@ def test_loading_tells_the_copies_apart() -> None:
     assert ways["canonical file, mixer_torch.build"]["copies"] < 0.1
     # What reads the whole file into memory of its own must show as a copy.
     assert ways["torch.load"]["copies"] > 0.9
+
+
+def test_onnx_files_are_weighed_and_loaded() -> None:
+    files = document("onnx_files")["files"]
+    assert set(files) == {"export_onnx", "torch.onnx, dynamo", "torch.onnx, TorchScript"}
+    for file in files.values():
+        assert file["bytes"] > 4 * 19_104_624  # the weights of mixer_s32, wherever they are
+        assert file["best_seconds"] <= file["median_seconds"]
 
 
 def test_start_up_is_reported_with_its_spread() -> None:

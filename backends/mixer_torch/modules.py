@@ -120,7 +120,7 @@ class PatchEmbed(Stem):
         """The tokens by a strided convolution."""
         kernel = self.kernel.permute(3, 2, 0, 1)
         tokens = F.conv2d(images, kernel, self.bias, stride=self.patch)
-        return tokens.flatten(2).mT.contiguous()
+        return tokens.flatten(2).transpose(1, 2).contiguous()
 
     def multiply(self, images: Tensor) -> Tensor:
         """The tokens by a matrix product."""
@@ -149,7 +149,7 @@ class LinearEmbed(Stem):
 
     def forward(self, vectors: Tensor) -> Tensor:
         self.check(vectors)
-        return self.nested(F.linear(vectors, self.kernel.mT, self.bias))
+        return self.nested(F.linear(vectors, self.kernel.transpose(0, 1), self.bias))
 
 
 class ClassToken(Placed):
@@ -201,7 +201,9 @@ class TokenNorm(Placed):
         self.epsilon = layer.epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.mT, self.scale.shape, self.scale, self.bias, self.epsilon).mT
+        by_channel = x.transpose(1, 2)
+        found = F.layer_norm(by_channel, self.scale.shape, self.scale, self.bias, self.epsilon)
+        return found.transpose(1, 2)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, epsilon={self.epsilon}"
