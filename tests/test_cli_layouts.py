@@ -173,7 +173,10 @@ def test_convert_records_the_function_that_somebody_said(run: Run, gelu: str) ->
             ["classes.pth", "new.npz", "--gelu", "none"],
             "head.kernel does not fit the rest; expected [6, 3], got [6, 4]",
         ),
-        (["headless.npz", "new.npz"], "- head.kernel (missing)"),
+        (["misspelt.npz", "new.npz"], "its names are nearly those of google (mixer)"),
+        (["misspelt.npz", "new.npz"], "- head.kernel (missing)"),
+        (["misspelt.npz", "new.npz"], "+ head.krenel (not in the layout)"),
+        (["twice.npz", "new.npz"], "holds weights more than once, under ['params/', 'target/']"),
         (["whole.npz", "new.npz"], "head_layer_norm/bias: expected a floating dtype, got int64"),
         (["cut.npz", "new.npz"], "is not a whole zip file"),
     ],
@@ -186,8 +189,10 @@ def test_convert_refuses_bad_input_and_writes_nothing(
     bare("timm.safetensors", "classes.pth", **{"head.weight": np.zeros((4, 6), np.float32)})
     arrays = dict(np.load("bare.npz"))
     np.savez("whole.npz", **arrays | {"pre_head_layer_norm/bias": np.zeros(6, np.int64)})
-    del arrays["head/kernel"]
-    np.savez("headless.npz", **arrays)
+    twice = {f"{wrapper}/{n}": a for wrapper in ("params", "target") for n, a in arrays.items()}
+    np.savez("twice.npz", **twice)
+    arrays["head/krenel"] = arrays.pop("head/kernel")
+    np.savez("misspelt.npz", **arrays)
     before = content(tmp_path)
     code, out, err = run("convert", *arguments)
     assert (code, out) == (2, "")
