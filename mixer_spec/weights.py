@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .errors import WeightsError
 from .layers import Constant, Initial, LecunNormal, Normal, Parameter
+from .memory import ahead, contiguous
 from .model import ModelSpec
 
 Weights = Mapping[str, NDArray[Any]]
@@ -141,8 +142,9 @@ def digest(weights: Weights) -> str:
         'f250c35c79ca83b4'
     """
     total = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name])
+    names = sorted(weights)
+    arrays = ahead(lambda name: contiguous(weights[name]), names)
+    for name, array in zip(names, arrays, strict=True):
         header = f"{name}\0{array.dtype.name}\0{','.join(map(str, array.shape))}\0"
         total.update(header.encode())
         total.update(array.reshape(-1).view(np.uint8).data)

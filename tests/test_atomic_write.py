@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,54 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="is a folder"):
         write_new(tmp_path)
+
+
+def test_a_file_that_came_meanwhile_is_replaced_only_if_it_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+
+    def write_after_another(overwrite: bool) -> None:
+        with replacing(path, overwrite=overwrite) as temporary:
+            temporary.write_bytes(NEW)
+            path.write_bytes(OLD)
+
+    with pytest.raises(FileError, match="is there already"):
+        write_after_another(overwrite=False)
+    assert path.read_bytes() == OLD
+    write_after_another(overwrite=True)
+    assert path.read_bytes() == NEW
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_disk_without_links_refuses_what_is_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr(os, "link", raising(PermissionError(1, "Operation not permitted")))
+    path = tmp_path / "file.bin"
+    told = pytest.raises(FileError, match="is there already") if there else nullcontext()
+    with told, replacing(path, overwrite=False) as temporary:
+        temporary.write_bytes(NEW)
+        if there:
+            path.write_bytes(OLD)
+    assert path.read_bytes() == (OLD if there else NEW)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_taken_away_and_what_a_living_one_writes_is_not(
+    target: Path,
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        begin = f".{target.name}.{platform.node()}"
+        living = target.with_name(f"{begin}.{other.pid}.1f00.tmp")
+        elsewhere = target.with_name(f".{target.name}.another-host.1.1f00.tmp")
+        others = target.with_name(f".other.bin.{platform.node()}.1.1f00.tmp")
+        for path in (living, elsewhere, others):
+            path.write_bytes(OLD)
+        write_new(target)
+        assert set(target.parent.iterdir()) == {target, living, elsewhere, others}
+        other.communicate(b"")
+    write_new(target)  # `other` has ended
+    assert set(target.parent.iterdir()) == {target, elsewhere, others}
 
 
 # --- saving a canonical file ----------------------------------------------------------------
@@ -252,3 +302,5 @@ def test_a_process_killed_before_the_name_changes_leaves_the_old_file(
     process = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(target), stage], check=False)
     assert process.returncode == -signal.SIGKILL
     assert target.read_bytes() == OLD
+    write_new(target)
+    assert list(target.parent.iterdir()) == [target]  # what the killed one left is gone

@@ -19,11 +19,13 @@ pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALLEST = {
+    "converting": "--variant mixer_s32 --rounds 1 --tries 1",
     "false_alarms": "--seeds 1 --scales mixer --threads 1,2",
     "families": "--variants resmlp_12,vit_s16 --batch 1 --rounds 1 --tries 1 --repeats 1",
     "int8": "--variant mixer_s32 --rounds 1 --repeats 1 --tries 1",
     "import_time": "--rounds 1 --tries 1",
     "loading": "--variant mixer_s32 --rounds 1 --tries 1",
+    "onnx_files": "--variant mixer_s32 --rounds 1 --tries 1",
     "throughput": "--variant mixer_s32 --batch 2 --rounds 1 --tries 1 --repeats 1",
     "verify_scales": "--scale mixer_s32 --small mixer_s32",
 }
@@ -151,12 +153,31 @@ def test_quietest_rounds_are_kept_where_none_is_quiet(monkeypatch: pytest.Monkey
     assert machine.quietest(lambda: next(results), 2, tries=3) == (["b", "c"], 0.9)
 
 
+def test_converting_is_timed_by_the_copy_and_its_memory_by_the_file() -> None:
+    found = document("converting")
+    copy = found["ways"]["copy"]["seconds"]
+    assert set(found["ways"]) == {"copy", "canonical to timm", "timm to canonical"}
+    assert len(found["targets"]) == 4
+    for label, way in found["ways"].items():
+        assert way["copies"] == pytest.approx(way["seconds"] / copy)
+        # The file is mapped, so that the pages of it count, and are not anonymous.
+        assert label == "copy" or way["peak_files"] - way["anonymous_files"] > 0.9
+
+
 def test_loading_tells_the_copies_apart() -> None:
     ways = document("loading")["ways"]
     assert len(ways) == 4
     assert ways["canonical file, mixer_torch.build"]["copies"] < 0.1
     # What reads the whole file into memory of its own must show as a copy.
     assert ways["torch.load"]["copies"] > 0.9
+
+
+def test_onnx_files_are_weighed_and_loaded() -> None:
+    files = document("onnx_files")["files"]
+    assert len(files) == 4
+    for file in files.values():
+        assert file["bytes"] > 4 * 19_104_624  # the weights of mixer_s32, wherever they are
+        assert file["best_seconds"] <= file["median_seconds"]
 
 
 def test_start_up_is_reported_with_its_spread() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from mixer_converters import canonical, convert, diff, load
 from mixer_converters.layouts import LAYOUTS, Layout
 from mixer_converters.match import holds
-from mixer_spec import ModelSpec, families
+from mixer_spec import ModelSpec, families, variant
 from mixer_spec.errors import FileError
 from mixer_spec.weights import digest
 
@@ -197,3 +198,32 @@ def test_onnx_gives_its_weights_back(tmp_path: Path) -> None:
     convert(tmp_path / "b.onnx", tmp_path / "c.npz")
     assert load(tmp_path / "c.npz").weights_digest == expected
     assert load(tmp_path / "b.onnx").spec == spec
+
+
+@pytest.mark.slow
+def test_a_full_size_model_goes_through_every_layout(tmp_path: Path) -> None:
+    spec = variant("mixer_b16").spec()
+    weights = odd_weights(spec)
+    source = tmp_path / "begin.safetensors"
+    expected = canonical.save(source, spec, weights, variant="mixer_b16")
+    tour = {  # each layout once, each kind of file once
+        "google": "a.npz",
+        "google_old": "b.safetensors",
+        "timm": "huggingface",
+        "lucidrains": "c.pth",
+        "nnx": "orbax",
+        "kecam": "d.h5",
+        "onnx": "e.onnx",
+        "canonical": "end.safetensors",
+    }
+    held = {layout.name for layout in LAYOUTS if holds(layout, spec)}
+    assert set(tour) == {*held, "onnx", "canonical"}
+    for layout, name in tour.items():
+        target = tmp_path / name
+        convert(source, target, to=layout)
+        shutil.rmtree(source) if source.is_dir() else source.unlink()
+        source = target
+    found = canonical.load(source)
+    assert (found.spec, found.variant, digest(found.weights)) == (spec, "mixer_b16", expected)
+    for name, array in weights.items():
+        assert np.array_equal(found.weights[name].view(np.uint32), array.view(np.uint32)), name

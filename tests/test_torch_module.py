@@ -7,6 +7,7 @@ import pickle
 import re
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -356,6 +357,46 @@ def test_export_keeps_names_and_a_dynamic_batch(spec):
     for size in (1, 2, 7):
         inputs = random_inputs(spec, size)
         assert torch.allclose(runner(inputs), model(inputs), rtol=1e-6, atol=1e-6)
+
+
+def exported(model: SpecModel, inputs: torch.Tensor) -> torch.export.ExportedProgram:
+    batch = {"inputs": {0: torch.export.Dim("batch")}}
+    return torch.export.export(model, (inputs,), dynamic_shapes=batch, strict=True)
+
+
+def test_an_exported_program_comes_back_from_its_file(spec, tmp_path):
+    model, path = random_model(spec).eval(), tmp_path / "model.pt2"
+    torch.export.save(exported(model, random_inputs(spec, 2)), path)
+    program = torch.export.load(path)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(program.state_dict[name], weight), name
+    for size in (1, 5):
+        inputs = random_inputs(spec, size)
+        assert torch.allclose(program.module()(inputs), model(inputs), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # PyTorch's own
+@pytest.mark.parametrize("name", ["mixer", "gmlp", "vit"])
+def test_an_exported_program_needs_core_operators_only(name):
+    """Those that ExecuTorch and other takers of exported programs have to know."""
+    model, inputs = random_model(SPECS[name]).eval(), random_inputs(SPECS[name], 2)
+    program = exported(model, inputs).run_decompositions()
+    operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    operators = {each for each in operators if isinstance(each, torch._ops.OpOverload)}
+    assert torch.ops.aten.addmm.default in operators
+    assert {str(each) for each in operators if torch.Tag.core not in each.tags} == set()
+    assert torch.allclose(program.module()(inputs), model(inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_torch_s_older_onnx_exporter_takes_the_model(spec, tmp_path):
+    model, inputs = random_model(spec).eval(), random_inputs(spec, 2)
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(model, (inputs,), path, dynamo=False, opset_version=20)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (entering,) = session.get_inputs()
+    (found,) = session.run(None, {entering.name: inputs.numpy()})
+    np.testing.assert_allclose(found, model(inputs).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_training_step_lowers_the_loss():

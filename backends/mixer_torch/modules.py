@@ -142,7 +142,7 @@ class LinearEmbed(Stem):
 
     def forward(self, vectors: Tensor) -> Tensor:
         self.check(vectors)
-        return self.nested(F.linear(vectors, self.kernel.mT, self.bias))
+        return self.nested(F.linear(vectors, self.kernel.transpose(0, 1), self.bias))
 
 
 class ClassToken(Placed):
@@ -194,7 +194,9 @@ class TokenNorm(Placed):
         self.epsilon = layer.epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.mT, self.scale.shape, self.scale, self.bias, self.epsilon).mT
+        by_channel = x.transpose(1, 2)
+        found = F.layer_norm(by_channel, self.scale.shape, self.scale, self.bias, self.epsilon)
+        return found.transpose(1, 2)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, epsilon={self.epsilon}"

@@ -1,8 +1,13 @@
-"""Writing a file or a folder so that a crash leaves the old or the new one, never half of either."""
+"""Writing a file or a folder so that a crash leaves the old or the new one, never half of either.
+
+What is not whole yet has a name that says who writes it, as ``.model.npz.HOST.PID.1f00.tmp``. A
+killed process leaves it behind; whoever writes to the same target next takes it away.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Collection, Iterator
@@ -28,14 +33,19 @@ def check_target(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
 
     The bytes are on the disk before the name changes. When anything fails, the temporary file is
     removed and ``path`` is as it was. A link is followed: the file that it points to is replaced.
 
+    Args:
+        path: where.
+        overwrite: whether a file that is there in the end, perhaps another writer's, is replaced.
+
     Raises:
-        FileError: if the folder does not exist or the operating system refuses the writing.
+        FileError: if the folder does not exist, the operating system refuses the writing, or there
+            is a file that may not be replaced.
 
     Example:
         >>> import tempfile
@@ -47,15 +57,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     check_target(path)
     target = Path(path).resolve()
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _unfinished(target)
     try:
         temporary.touch(exist_ok=False)
         rights = temporary.stat().st_mode  # as the user's umask gives them
         yield temporary
         temporary.chmod(rights)  # safetensors puts a private file in its place
         _sync(temporary)
-        os.replace(temporary, target)
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _appear(temporary, target)
         _sync(target.parent)
+    except FileExistsError:
+        raise is_there(path) from None
     except OSError as error:
         raise FileError(
             str(path), f"could not be written; the old file is untouched; got: {error}"
@@ -63,6 +78,53 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _unfinished(target: Path) -> Path:
+    """A new name beside ``target`` for what is not whole yet; those of dead writers are removed."""
+    begin = f".{target.name}.{platform.node()}."
+    with suppress(OSError):  # what cannot be removed is in nobody's way
+        for left in target.parent.iterdir():
+            process = left.name.removeprefix(begin).partition(".")[0]
+            ours = left.name.startswith(begin) and left.suffix == ".tmp" and process.isdecimal()
+            if ours and not _is_alive(int(process)):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return target.with_name(f"{begin}{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
+
+
+def _appear(temporary: Path, target: Path) -> None:
+    """Give ``temporary`` the name ``target``, unless something has it already.
+
+    Raises:
+        FileExistsError: if something has.
+    """
+    try:
+        os.link(temporary, target)  # which refuses in one step, where a question would race
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without links
+        if target.exists():
+            raise FileExistsError from None
+        os.replace(temporary, target)
+
+
+def is_there(path: str | os.PathLike[str]) -> FileError:
+    """The error of a target that may not be replaced."""
+    return FileError(
+        str(path),
+        "is there already; choose another name, or replace it: --force, or overwrite=True in Python",
+    )
 
 
 def check_folder(path: str | os.PathLike[str], names: Collection[str], *, overwrite: bool) -> None:
@@ -80,9 +142,7 @@ def check_folder(path: str | os.PathLike[str], names: Collection[str], *, overwr
     if not target.exists():
         return
     if not overwrite:
-        raise FileError(
-            str(path), "is there already; choose another name, or replace it: overwrite=True"
-        )
+        raise is_there(path)
     inside = target.iterdir() if target.is_dir() else [target]
     others = sorted(file.name for file in inside if file.name not in names or not file.is_file())
     if others:
@@ -94,28 +154,36 @@ def check_folder(path: str | os.PathLike[str], names: Collection[str], *, overwr
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing_folder(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place when the block ends without an error.
 
     All bytes are on the disk before the names change. When anything fails, the temporary folder is
     removed and ``path`` is as it was. Folders cannot be exchanged in one step: a machine that
     stops between two renamings leaves the old one, whole, under a name that ends in ``.old``.
 
+    Args:
+        path: where.
+        overwrite: whether a folder that is there in the end, perhaps another writer's, is replaced.
+
     Raises:
-        FileError: if the operating system refuses the writing.
+        FileError: if the operating system refuses the writing, or there is a folder that may not
+            be replaced.
     """
     target = Path(path).resolve()
-    mark = secrets.token_hex(4)
-    temporary = target.with_name(f".{target.name}.{mark}.tmp")
-    old = target.with_name(f".{target.name}.{mark}.old")
+    temporary = _unfinished(target)
+    old = temporary.with_suffix(".old")
     try:
         temporary.mkdir()
         yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
+        for inside in temporary.rglob("*"):
+            _sync(inside)
         _sync(temporary)
+        if target.exists() and not overwrite:
+            raise FileExistsError
         _exchange(temporary, target, old)
         _sync(target.parent)
+    except FileExistsError:
+        raise is_there(path) from None
     except OSError as error:
         raise FileError(
             str(path), f"could not be written; what was there is untouched; got: {error}"
@@ -132,7 +200,9 @@ def _exchange(new: Path, target: Path, old: Path) -> None:
     try:
         new.rename(target)
     except OSError:
-        if replaced:
+        if replaced and target.exists():  # another writer's, who was faster
+            shutil.rmtree(old)
+        elif replaced:
             old.rename(target)
         raise
     if replaced:

@@ -172,7 +172,8 @@ def _map(path: Path) -> tuple[mmap.mmap, int]:
         raise FileError(
             where,
             "is not a whole safetensors file; expected header and tensors to fit its "
-            f"{path.stat().st_size} bytes, got: {error}; get the file again",
+            f"{path.stat().st_size} bytes, got: {error}; get the file again, or make one of a file "
+            "of another layout with `mixer-spec convert`",
         ) from None
     return memory, 8 + int.from_bytes(memory[:8], "little")
 

@@ -248,8 +248,8 @@ def _semantics(
         raise SpecError(
             where,
             f"nothing in it says which GELU it was trained with: {reason}; expected gelu='tanh' "
-            "(Google's JAX code) or 'none' (erf; PyTorch's default), got nothing; say it with "
-            "--gelu tanh or --gelu none",
+            "(Google's JAX code) or 'none' (erf; PyTorch's default), got nothing; say it to "
+            "`mixer-spec convert`, with --gelu tanh or --gelu none",
         )
     if epsilon is not None:
         chosen = Semantics(gelu=chosen.gelu, epsilon=epsilon, gate_epsilon=epsilon)

@@ -16,7 +16,7 @@ from mixer_spec.commands.architecture import find_architecture
 from mixer_spec.commands.output import Json, console, print_json
 from mixer_spec.errors import FileError
 
-from .atomic import check_target
+from .atomic import check_target, is_there
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there already.")]
 
@@ -105,7 +105,7 @@ def check_output(path: Path, *, force: bool) -> None:
     """
     check_target(path)
     if path.exists() and not force:
-        raise FileError(str(path), "is there already; choose another name, or replace it: --force")
+        raise is_there(path)
 
 
 @contextlib.contextmanager

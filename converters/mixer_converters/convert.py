@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError, SpecError
 from mixer_spec.extras import load_or_name_extra
+from mixer_spec.memory import contiguous
 from mixer_spec.model import ModelSpec
 from mixer_spec.shapes import ImageSize
 from mixer_spec.weights import Weights, digest
 
 from . import containers
-from .atomic import check_folder, replacing, replacing_folder
+from .atomic import check_folder, is_there, replacing, replacing_folder
 from .checkpoint import Checkpoint, GeluForm, load
 from .containers import ENDINGS, Stored, h5, huggingface, msgpack, npz, orbax, pth, safetensors
-from .containers.contents import BFLOAT16, contiguous, raw
+from .containers.contents import BFLOAT16, raw, values_of
+from .containers.mapped import release
 from .layouts import LAYOUTS, Entry, Layout
 from .layouts.infer import family_of
 from .layouts.layout import known_sizes
@@ -97,9 +99,7 @@ def convert(
     )
     layout, container = _destination(checkpoint.spec, target, to)
     if target.exists() and not overwrite:
-        raise FileError(
-            str(target), "is there already; choose another name, or replace it: --force"
-        )
+        raise is_there(target)
     if target.is_dir():
         _check_replaceable(target, container)
     notes = list(_semantic_notes(checkpoint, layout, container))
@@ -108,7 +108,9 @@ def convert(
     if container == "onnx":
         entries = _write_onnx(checkpoint, target)
     else:
-        entries = _write(checkpoint, target, layout, container, dtype, progress or (lambda _: None))
+        entries = _write(
+            checkpoint, target, layout, container, dtype, overwrite, progress or (lambda _: None)
+        )
     return Conversion(
         source=checkpoint,
         path=target,
@@ -203,6 +205,7 @@ def _write(
     layout: Layout | None,
     container: str,
     dtype: Dtype | None,
+    overwrite: bool,
     progress: Callable[[int], object],
 ) -> tuple[Entry, ...]:
     """Write, read back and compare, then put it in its place."""
@@ -235,7 +238,7 @@ def _write(
         for entry in entries
     }
     place = replacing_folder if container in _FOLDERS else replacing
-    with place(target) as temporary:
+    with place(target, overwrite=overwrite) as temporary:
         if container == "huggingface":
             huggingface.write(temporary, tensors, metadata, _config(checkpoint))
         else:
@@ -252,8 +255,7 @@ def _foreign(
     progress: Callable[[int], object],
 ) -> NDArray[Any]:
     """A tensor as it is written; its checksum is kept for the comparison."""
-    array = entry.to_foreign([weights[name] for name in entry.canonical], known)
-    array = np.ascontiguousarray(array)
+    array = contiguous(entry.to_foreign([weights[name] for name in entry.canonical], known))
     sums[entry.foreign] = zlib.crc32(raw(array)) if array.size else 0
     progress(array.nbytes)
     return array
@@ -274,8 +276,10 @@ def _compare(written: Path, container: str, sums: Mapping[str, int], where: str)
 def _sum(tensor: Stored | None) -> int | None:
     if tensor is None:
         return None
-    array = contiguous(tensor)
-    return zlib.crc32(raw(array)) if array.size else 0
+    array = values_of(tensor)
+    found = zlib.crc32(raw(array)) if array.size else 0
+    release(array)
+    return found
 
 
 _WRITERS: Mapping[str, Callable[[Path, Mapping[str, Stored], Mapping[str, str]], None]] = {

@@ -264,11 +264,10 @@ def find_layout(name: str, spec: ModelSpec) -> Layout:
     found = [layout for layout in able if layout.name == name]
     if not found:
         names = [CANONICAL, *dict.fromkeys(layout.name for layout in able)]
-        raise FileError(
-            f"layout {name!r}",
-            f"cannot hold this architecture ({family_of(spec) or 'of no published family'}); "
-            f"expected one of {', '.join(names)}",
-        )
+        family = family_of(spec) or "of no published family"
+        known = any(layout.name == name for layout in LAYOUTS)
+        problem = f"cannot hold this architecture ({family})" if known else "there is no such one"
+        raise FileError(f"layout {name!r}", f"{problem}; expected one of {', '.join(names)}")
     return found[0]
 
 

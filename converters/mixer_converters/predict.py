@@ -142,7 +142,9 @@ def load_model(path: Path, backend: str) -> Loaded:
         return _CanonicalModel(file.spec, file.preprocessing, file.labels, model.forward)
     if path.suffix != ".onnx":
         raise FileError(
-            str(path), f"unknown ending; expected .safetensors or .onnx, got {path.name!r}"
+            str(path),
+            f"unknown ending; expected .safetensors or .onnx, got {path.name!r}; "
+            "make one of a file of another layout with `mixer-spec convert`",
         )
     if not isinstance(engine, LoadsFiles):
         raise FileError(

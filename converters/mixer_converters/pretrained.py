@@ -87,7 +87,7 @@ def save_pretrained(
     )
     name = Path(directory).resolve().name
     card = model_card(metadata, name, license=license, verification=verification)
-    with replacing_folder(directory) as temporary:
+    with replacing_folder(directory, overwrite=overwrite) as temporary:
         (temporary / CONFIG).write_text(json.dumps(_config(metadata), indent=2) + "\n", "utf-8")
         (temporary / CARD).write_text(card, "utf-8")
         save(

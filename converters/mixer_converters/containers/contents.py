@@ -11,6 +11,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from mixer_spec.memory import contiguous
+
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -51,10 +53,10 @@ class Contents:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def contiguous(tensor: Stored) -> NDArray[Any]:
-    """The values in a row and little-endian, as files hold them."""
+def values_of(tensor: Stored) -> NDArray[Any]:
+    """A tensor's values, contiguous and little-endian as files hold them."""
     array = tensor.read()
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return contiguous(array.astype(array.dtype.newbyteorder("<"), copy=False))
 
 
 def raw(array: NDArray[Any]) -> memoryview:

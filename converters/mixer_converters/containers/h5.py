@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mixer_spec.errors import FileError
 from mixer_spec.extras import load_or_name_extra
 
-from .contents import BFLOAT16, Contents, Stored, contiguous
+from .contents import BFLOAT16, Contents, Stored, values_of
 
 _MOST = 1_000_000  # datasets
 _DEEPEST = 32
@@ -63,7 +63,8 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
     layers: dict[str, list[str]] = {}
     for name in tensors:
         layers.setdefault(_layer(name), []).append(name)
-    with h5py.File(path, "w") as file:
+    # Made in memory: where a disk is full, HDF5 fails once more for everything that it has open.
+    with h5py.File(path, "w", driver="core", backing_store=False) as file:
         file.attrs["layer_names"] = [layer.encode() for layer in layers]
         file.attrs["backend"] = b"tensorflow"
         if metadata:
@@ -73,10 +74,12 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
             own = [name.removeprefix(f"{layer}/") for name in names]
             group.attrs["weight_names"] = [name.encode() for name in own]
             for name in names:
-                array = contiguous(tensors[name])
+                array = values_of(tensors[name])
                 file.create_dataset(
                     name, data=array.view("V2") if array.dtype == BFLOAT16 else array
                 )
+        file.flush()
+        path.write_bytes(file.id.get_file_image())
 
 
 def _layer(name: str) -> str:

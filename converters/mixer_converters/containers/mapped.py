@@ -42,3 +42,15 @@ def view(
         return np.empty(shape, dtype)
     array: NDArray[Any] = np.ndarray(shape, dtype, memory, offset, order=order)
     return array if array.flags.aligned else array.copy(order="K")
+
+
+def release(array: NDArray[Any]) -> None:
+    """Give back the memory of the file that ``array`` is a :func:`view` of, if it is one.
+
+    Values are read from the file when they are used again; what was written to them is lost.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # which Windows lacks
+        base.madvise(mmap.MADV_DONTNEED)

@@ -18,7 +18,7 @@ import numpy as np
 
 from mixer_spec.errors import FileError
 
-from .contents import BFLOAT16, Contents, Stored, contiguous, raw
+from .contents import BFLOAT16, Contents, Stored, raw, values_of
 from .mapped import map_file, view
 
 _DEEPEST = 32
@@ -224,7 +224,7 @@ def _write(file: BinaryIO, value: Any) -> None:
             file.write(_string(key))
             _write(file, inner)
         return
-    array = contiguous(value)
+    array = values_of(value)
     name = "bfloat16" if array.dtype == BFLOAT16 else array.dtype.name
     head = b"\x93" + b"\xdd" + len(array.shape).to_bytes(4, "big")
     head += b"".join(b"\xce" + size.to_bytes(4, "big") for size in array.shape)

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError
+from mixer_spec.memory import ahead
 
-from .contents import BFLOAT16, Contents, Stored, contiguous, raw
+from .contents import BFLOAT16, Contents, Stored, raw, values_of
 from .mapped import view
 from .zipped import Member, comment, members
 
@@ -49,8 +50,8 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
     """Write an npz file array by array, uncompressed as Google's are; bfloat16 as void16."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.comment = comment(metadata)
-        for name, tensor in tensors.items():
-            array = contiguous(tensor)
+        arrays = ahead(values_of, tensors.values())
+        for name, array in zip(tensors, arrays, strict=True):
             if array.dtype == BFLOAT16:
                 array = array.view("V2")
             header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}

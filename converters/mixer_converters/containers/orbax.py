@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mixer_spec.errors import FileError
 from mixer_spec.extras import load_or_name_extra
 
-from .contents import Contents, Stored, contiguous
+from .contents import Contents, Stored, values_of
 
 _TREE = "_METADATA"
 _STRINGS = "mixer_spec.json"
@@ -69,10 +69,11 @@ def read(path: Path) -> Contents:
 
 
 def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
-    """Write a checkpoint folder with Orbax's StandardCheckpointer.
+    """Write a checkpoint into the folder ``path`` with Orbax's StandardCheckpointer.
 
     Raises:
         MissingExtraError: if orbax, which comes with Flax, is not installed.
+        OSError: if the system refuses the writing.
     """
     orbax = load_or_name_extra(str(path), _orbax)
     tree: dict[str, Any] = {}
@@ -81,9 +82,16 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
         level = tree
         for folder in folders:
             level = level.setdefault(folder, {})
-        level[leaf] = contiguous(tensor)
-    with orbax.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), tree, force=True)
+        level[leaf] = values_of(tensor)
+    made = path.absolute() / "checkpoint"  # inside, since Orbax leaves its failures beside it
+    try:
+        with orbax.StandardCheckpointer() as checkpointer:
+            checkpointer.save(made, tree)
+    except ValueError as error:  # as which TensorStore tells of a full disk
+        raise OSError(str(error)) from error
+    for part in made.iterdir():
+        part.rename(path / part.name)
+    made.rmdir()
     if metadata:
         (path / _STRINGS).write_text(json.dumps(dict(metadata)), encoding="utf-8")
 

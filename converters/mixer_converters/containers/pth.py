@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError
+from mixer_spec.memory import ahead
 
 from . import torch_pickle
-from .contents import Contents, Stored, contiguous, raw
+from .contents import Contents, Stored, raw, values_of
 from .mapped import view
-from .safetensors import DTYPES
 from .torch_pickle import TensorView
 from .zipped import Member, comment, members
 
 _ALIGNMENT = 64  # of the storages, so that torch can map them
 _LONGEST_PICKLE = 1 << 26
-_STORAGES = {DTYPES[dtype]: name for name, dtype in torch_pickle.DTYPES.items()}
+_LONGEST_NAME = 500
+_MOST_PARTS = 500_000  # of nested dicts; where dicts share parts, they double with each level
+_STORAGES = {dtype: name for name, dtype in torch_pickle.STORAGES.items()}
 
 
 def read(path: Path) -> Contents:
@@ -40,10 +42,17 @@ def read(path: Path) -> Contents:
     order = found.get(f"{folder}byteorder")
     if order is not None and order.whole() != b"little":
         raise FileError(str(path), "was written on a big-endian machine; save it on another")
+    begin = f"{folder}data/"
+    storages = {n.removeprefix(begin): m for n, m in found.items() if n.startswith(begin)}
+    sizes = {key: member.size for key, member in storages.items()}
     tensors: dict[str, Stored] = {}
     try:
-        _flatten(torch_pickle.load(found[pickles[0]].whole()), "", folder, found, tensors)
-    except (ValueError, RecursionError) as error:
+        for name, tensor in _named(torch_pickle.load(found[pickles[0]].whole(), sizes)):
+            if name in tensors:
+                raise ValueError(f"two tensors called {name!r}")
+            make = functools.partial(_array, storages[tensor.storage.key], tensor)
+            tensors[name] = Stored(tensor.shape, tensor.storage.dtype, make)
+    except ValueError as error:
         raise FileError(
             str(path),
             f"does not only hold tensors; expected nested dicts of them, got {error}; "
@@ -52,33 +61,29 @@ def read(path: Path) -> Contents:
     return Contents(container="pth", tensors=tensors, metadata=metadata)
 
 
-def _flatten(
-    tree: Any, name: str, folder: str, found: Mapping[str, Member], tensors: dict[str, Stored]
-) -> None:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            _flatten(value, f"{name}/{key}" if name else str(key), folder, found, tensors)
-    elif isinstance(tree, TensorView):
-        if name in tensors:
-            raise ValueError(f"two tensors called {name!r}")
-        tensors[name] = _stored(tree, name, folder, found)
+def _named(tree: Any) -> Iterator[tuple[str, TensorView]]:
+    """The tensors in nested dicts, with their names.
+
+    Raises:
+        ValueError: if dicts that hold one another make too many of them, or names too long.
+    """
+    seen, waiting = 0, [("", tree)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, TensorView):
+            yield name, value
+        elif isinstance(value, dict):
+            seen += 1 + len(value)
+            if seen > _MOST_PARTS or len(name) > _LONGEST_NAME:
+                raise ValueError("dicts in dicts without an end")
+            begin = f"{name}/" if name else ""
+            waiting += [
+                (f"{begin}{str(key)[:_LONGEST_NAME]}", value[key]) for key in reversed(value)
+            ]
 
 
-def _stored(tensor: TensorView, name: str, folder: str, found: Mapping[str, Member]) -> Stored:
-    dtype = DTYPES[tensor.storage.dtype]
-    member = found.get(f"{folder}data/{tensor.storage.key}")
-    if member is None or member.size != tensor.storage.size * dtype.itemsize:
-        raise ValueError(f"{name}, whose values are missing or cut off")
-    pairs = zip(tensor.shape, tensor.strides, strict=True)
-    last = tensor.offset + sum((size - 1) * stride for size, stride in pairs)
-    if 0 not in tensor.shape:
-        distinct = np.prod([size for size in tensor.shape if size > 1], dtype=object)
-        if last >= tensor.storage.size or distinct > tensor.storage.size or len(tensor.shape) > 32:
-            raise ValueError(f"{name}, which reaches beyond its {tensor.storage.size} values")
-    return Stored(tensor.shape, dtype, functools.partial(_array, member, tensor, dtype))
-
-
-def _array(member: Member, tensor: TensorView, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _array(member: Member, tensor: TensorView) -> NDArray[Any]:
+    dtype = tensor.storage.dtype
     if member.compressed:
         flat = np.frombuffer(bytearray(member.whole()), dtype)
     else:
@@ -99,8 +104,7 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
         archive.comment = comment(metadata)
         _add(archive, "data.pkl", _pickle(tensors))
         _add(archive, "byteorder", b"little")
-        for number, tensor in enumerate(tensors.values()):
-            array = contiguous(tensor)
+        for number, array in enumerate(ahead(values_of, tensors.values())):
             _add(archive, f"data/{number}", raw(array) if array.size else b"")
         _add(archive, "version", b"3\n")
 
@@ -128,7 +132,9 @@ def _pickle(tensors: Mapping[str, Stored]) -> bytes:
         for size in reversed(shape):
             strides.insert(0, step)
             step *= size
-        storage = b"(" + _text("storage") + b"ctorch\n" + _STORAGES[dtype].encode() + b"\n"
+        storage = (
+            b"(" + _text("storage") + b"c" + _STORAGES[dtype].replace(".", "\n").encode() + b"\n"
+        )
         storage += _text(str(number)) + _text("cpu") + _number(step) + b"tQ"
         parts.append(
             _text(name)

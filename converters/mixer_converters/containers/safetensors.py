@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from mixer_spec.errors import FileError
+from mixer_spec.memory import ahead
 
-from .contents import BFLOAT16, Contents, Stored, contiguous, raw
+from .contents import BFLOAT16, Contents, Stored, raw, values_of
 from .mapped import map_file, view
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -89,8 +90,8 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(raw(contiguous(tensors[name])))
+        for array in ahead(lambda name: values_of(tensors[name]), order):
+            file.write(raw(array))
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:

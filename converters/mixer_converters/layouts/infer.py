@@ -191,7 +191,8 @@ def _published_heads(channels: int, depth: int) -> int:
     raise SpecError(
         "attention",
         "the shapes of its weights do not tell the number of heads, and no published ViT has "
-        f"{channels} channels and {depth} blocks; expected heads, got none; say it with --heads",
+        f"{channels} channels and {depth} blocks; expected heads, got none; say it to "
+        "`mixer-spec convert`, with --heads",
     )
 
 
@@ -210,7 +211,7 @@ def _image(tokens: int, patch: tuple[int, int], rgb: int, image_size: ImageSize 
         raise SpecError(
             "image size",
             f"its {tokens} tokens make no square; expected an image size, got none; "
-            "say it with --image-size HxW",
+            "say it to `mixer-spec convert`, with --image-size HxW",
         )
     return Image(height=side * patch[0], width=side * patch[1], channels=rgb)
 
