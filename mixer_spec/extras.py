@@ -17,7 +17,8 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "torch": ("torch",),
         "onnx": ("onnx", "onnx_ir", "onnxruntime"),
         "hub": ("huggingface_hub",),
-        "train": ("optax", "sklearn", "matplotlib"),
+        "train": ("optax", "sklearn", "matplotlib", "grain", "array_record"),
+        "hf": ("datasets",),
     }
 )
 """Import names of the packages that each extra brings."""

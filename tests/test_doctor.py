@@ -89,6 +89,7 @@ def test_missing_extra_is_no_fault_and_says_what_to_install(
     assert found.reason == 'not installed; do `pip install "mixer-spec[jax]"`'
     assert complete_extras(examine_packages()) == {
         "h5": True,
+        "hf": True,
         "hub": True,
         "jax": False,
         "onnx": True,

@@ -16,7 +16,19 @@ ROOT = Path(__file__).parents[1]
 
 # What each package may import besides itself, NumPy and the standard library.
 ALLOWED: dict[str, set[str]] = {
-    "mixer_spec": {"PIL", "ml_dtypes", "rich", "typer"},
+    "mixer_spec": {
+        "PIL",
+        "absl",  # whose flags grain asks for
+        "array_record",
+        "datasets",
+        "google",  # protobuf, which grain brings
+        "grain",
+        "ml_dtypes",
+        "rich",
+        "sklearn",  # the digits
+        "tensorflow_datasets",
+        "typer",
+    },
     "mixer_converters": {
         "google",  # protobuf, which onnx brings
         "h5py",
@@ -46,7 +58,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 FRAMEWORKS = {
+    "datasets",
     "flax",
+    "grain",
     "huggingface_hub",
     "jax",
     "jaxlib",

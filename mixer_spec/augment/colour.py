@@ -38,7 +38,7 @@ def grey(image: Pixels) -> NDArray[np.uint8]:
     """The luminance ``[height, width]`` by ITU-R BT.601, as ``tf.image.rgb_to_grayscale`` has it."""
     red, green, blue = np.moveaxis(image.astype(_F32) * _F32(1 / 255), 2, 0)
     luminance = _F32(0.2989) * red + _F32(0.587) * green + _F32(0.114) * blue
-    return (luminance * _F32(255.5)).astype(np.uint8)
+    return _truncated(luminance * _F32(255.5))
 
 
 def colour(image: Pixels, factor: float) -> Pixels:
@@ -117,12 +117,12 @@ def _equalized(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def invert(image: Pixels) -> Pixels:
     """``255 - value``."""
-    return np.uint8(255) - image
+    return ~image
 
 
 def posterize(image: Pixels, bits: int) -> Pixels:
     """Keep the upper ``bits`` of each value, 1 to 8."""
-    return image >> (8 - bits) << (8 - bits)
+    return image & np.uint8(256 - (1 << 8 - bits))
 
 
 def solarize(image: Pixels, threshold: int) -> Pixels:

@@ -21,7 +21,7 @@ from mixer_spec.errors import FileError, InputError
 from mixer_spec.extras import load_or_name_extra
 from mixer_spec.preprocess.decode import decode
 
-from .class_names import FILE, read_class_names
+from .class_names import FILE, checked_label, read_class_names
 from .source import Example, Source, fingerprint, sampled
 
 _IMAGES, _LABELS = ("image", "image/encoded"), ("label", "image/class/label")
@@ -64,22 +64,33 @@ class ArrayRecordSource:
             InputError: if the record is no example, its image cannot be read, or its label is no
                 class.
         """
-        name = f"{Path(self.files[0]).name}[{number}]"
+        encoded, label = self._content(number)
+        return Example(_decoded(encoded, self._name(number)), label, self._name(number))
+
+    def label(self, number: int) -> int:
+        """The number of one example's class; its image is not decoded.
+
+        Raises:
+            InputError: as for the whole example.
+        """
+        return self._content(number)[1]
+
+    def _name(self, number: int) -> str:
+        return f"{Path(self.files[0]).name}[{number}]"
+
+    def _content(self, number: int) -> tuple[bytes, int]:
+        """The encoded image and the label of one record."""
         try:
             features = _example().FromString(self._records[number]).features.feature
             encoded = next(features[key].bytes_list.value[0] for key in _IMAGES if key in features)
             label = next(features[key].int64_list.value[0] for key in _LABELS if key in features)
         except Exception as error:  # protobuf, a missing feature, an empty list
             raise InputError(
-                name,
+                self._name(number),
                 f"is not a tf.train.Example with one of {list(_IMAGES)} and one of "
                 f"{list(_LABELS)}; got {type(error).__name__}: {error}",
             ) from error
-        if not 0 <= label < len(self.classes):
-            raise InputError(
-                name, f"its label is no class; expected 0 to {len(self.classes) - 1}, got {label}"
-            )
-        return Example(_decoded(encoded, name), label, name)
+        return encoded, checked_label(int(label), self.classes, self._name(number))
 
     @functools.cached_property
     def fingerprint(self) -> str:

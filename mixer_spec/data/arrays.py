@@ -72,7 +72,11 @@ class ArraySource:
         image = self.images[number]
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
-        return Example(image, int(self.labels[number]), f"{self.where}[{number}]")
+        return Example(image, self.label(number), f"{self.where}[{number}]")
+
+    def label(self, number: int) -> int:
+        """The number of one example's class."""
+        return int(self.labels[number])
 
     @functools.cached_property
     def fingerprint(self) -> str:

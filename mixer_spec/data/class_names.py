@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_spec.errors import FileError
+from mixer_spec.errors import FileError, InputError
 
 FILE = "classes.txt"
 """Beside the examples: one name in each line, in the order of the labels."""
@@ -43,3 +43,16 @@ def check_labels(labels: NDArray[Any], classes: Sequence[str]) -> Iterator[str]:
             f"labels are outside of the classes; expected 0 to {len(classes) - 1}, "
             f"got {labels.min()} to {labels.max()}"
         )
+
+
+def checked_label(label: int, classes: Sequence[str], where: str) -> int:
+    """``label``, which is the number of one of ``classes``.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not 0 <= label < len(classes):
+        raise InputError(
+            where, f"its label is no class; expected 0 to {len(classes) - 1}, got {label}"
+        )
+    return label

@@ -50,6 +50,10 @@ class FolderSource:
         image = np.asarray(decode(self.root / self.files[number], "stored"))
         return Example(image, self.labels[number], self.files[number])
 
+    def label(self, number: int) -> int:
+        """The number of one example's class."""
+        return self.labels[number]
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Over the name and the size of every file."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from mixer_spec.errors import InputError
+from mixer_spec.errors import InputError, MissingExtraError
 from mixer_spec.extras import load_or_name_extra
 from mixer_spec.preprocess.decode import decode
 
+from .class_names import checked_label
 from .source import Example, fingerprint, sampled
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")
@@ -38,16 +41,18 @@ class RowSource:
     Args:
         rows: by number.
         image: the column of the image: a Pillow image, a uint8 array, or a path.
-        label: the column of the class's number.
+        label_column: that of the class's number.
         classes: the name of each class.
         where: the data set's name, for messages.
+        labels: the same rows without images, if the library can leave them out.
     """
 
     rows: Rows
     image: str
-    label: str
+    label_column: str
     classes: Sequence[str]
     where: str
+    labels: Rows | None = None
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -57,23 +62,35 @@ class RowSource:
         """One example.
 
         Raises:
-            FileError, InputError: if its image cannot be read, or its label is no class.
+            InputError: if its image cannot be read, or its label is no class.
         """
         name = f"{self.where}[{number}]"
-        try:
+        with self._naming(name):
             row: Mapping[str, Any] = self.rows[number]
-            image = row[self.image]
+            image, label = row[self.image], int(row[self.label_column])
             if isinstance(image, np.ndarray) and image.shape[2:] in ((), (1,)):
                 image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
             pixels = np.asarray(decode(image, "stored"))
-            label = int(row[self.label])
-        except Exception as error:  # whatever the library raises about a row is about this row
+        return Example(pixels, checked_label(label, self.classes, name), name)
+
+    def label(self, number: int) -> int:
+        """The number of one example's class; a library that can leaves the image alone.
+
+        Raises:
+            InputError: if it cannot be read, or is no class.
+        """
+        name = f"{self.where}[{number}]"
+        with self._naming(name):
+            label = int((self.labels or self.rows)[number][self.label_column])
+        return checked_label(label, self.classes, name)
+
+    @contextlib.contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Whatever the library raises about a row is about this row."""
+        try:
+            yield
+        except Exception as error:
             raise InputError(name, f"cannot be read; {type(error).__name__}: {error}") from error
-        if not 0 <= label < len(self.classes):
-            raise InputError(
-                name, f"its label is no class; expected 0 to {len(self.classes) - 1}, got {label}"
-            )
-        return Example(pixels, label, name)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -101,7 +118,7 @@ def read_hugging_face(name: str, split: str) -> RowSource:
         InputError: if there is no such data set or split, or it has no image and label column.
         MissingExtraError: if the package ``datasets`` is not installed.
     """
-    datasets: Any = load_or_name_extra(f"hf:{name}", lambda: __import__("datasets"))
+    datasets: Any = load_or_name_extra(f"hf:{name}", lambda: importlib.import_module("datasets"))
     where = f"hf:{name}"
     try:
         if Path(name).is_dir():
@@ -116,7 +133,8 @@ def read_hugging_face(name: str, split: str) -> RowSource:
     features = rows.features
     label = _column(features, _LABELS, where)
     names = getattr(features[label], "names", None)
-    return RowSource(rows, _column(features, _IMAGES, where), label, _names(names, where), where)
+    image, labels = _column(features, _IMAGES, where), rows.select_columns([label])
+    return RowSource(rows, image, label, _names(names, where), where, labels)
 
 
 def read_tfds(name: str, split: str) -> RowSource:
@@ -128,10 +146,17 @@ def read_tfds(name: str, split: str) -> RowSource:
 
     Raises:
         InputError: if there is no such data set or split, or it has no image and label.
-        MissingExtraError: if the package ``tensorflow-datasets`` is not installed.
+        MissingExtraError: if the package ``tensorflow-datasets`` is not installed; no extra brings
+            it, since it is large, and whoever prepared the data has it.
     """
-    tfds: Any = load_or_name_extra(f"tfds:{name}", lambda: __import__("tensorflow_datasets"))
     where = f"tfds:{name}"
+    try:
+        tfds = importlib.import_module("tensorflow_datasets")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            where,
+            f"needs {error.name}, which is not installed; do `pip install tensorflow-datasets`",
+        ) from error
     try:
         rows = tfds.data_source(name, split=split)
     except Exception as error:

@@ -56,6 +56,14 @@ class Source(Protocol):
         """
         ...
 
+    def label(self, number: int) -> int:
+        """The number of one example's class, without its image.
+
+        Raises:
+            InputError: if it cannot be read, or is no class.
+        """
+        ...
+
 
 def fingerprint(classes: Sequence[str], names: Sequence[str], pixels: Sequence[bytes]) -> str:
     """64 hexadecimal digits over the parts of a data set that stand for its content.

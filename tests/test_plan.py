@@ -1,0 +1,188 @@
+"""Plans against figures that were worked out by hand, and what the command says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mixer_spec import variant
+from mixer_spec.cli import app
+from mixer_spec.errors import InputError, UnknownNameError
+from mixer_spec.hardware import HARDWARE, hardware
+from mixer_spec.input_cost import measure_input, photo
+from mixer_spec.plan import kept_values, plan
+from mixer_spec.recipe import MovingAverage
+from mixer_spec.recipes import recipe
+
+GIB, MIB = 2**30, 2**20
+H14, V5E = variant("H/14").spec(classes=1000), hardware("v5e")
+JFT = recipe("mixer_h_jft")
+
+
+@pytest.mark.parametrize(
+    ("name", "gmac", "gflop", "mib", "state_gib"),
+    # worked out by hand from the paper's sizes, before this program was written
+    [
+        ("B/16", 12.6, 75.6, 55, 0.67),
+        ("L/16", 44.5, 267, 158, 2.33),
+        ("H/14", 121.0, 726, 340, 4.83),
+    ],
+)
+def test_cost_of_the_papers_scales(
+    name: str, gmac: float, gflop: float, mib: float, state_gib: float
+) -> None:
+    spec = variant(name).spec()
+    assert spec.multiply_adds / 1e9 == pytest.approx(gmac, abs=0.06)
+    assert 2 * kept_values(spec).whole / MIB == pytest.approx(mib, rel=0.01)
+    found = plan(spec, JFT, V5E, chips=256)
+    assert found.value("train GFLOP an image") == pytest.approx(gflop, rel=1e-3)
+    state = (found.value("weights") + found.value("optimiser")) * 1e9 / GIB
+    assert state == pytest.approx(state_gib, abs=0.006)
+
+
+def test_h14_on_256_chips_of_v5e() -> None:
+    found = plan(H14, JFT, V5E, chips=256)
+    assert found.value("step at 40%") == pytest.approx(147, abs=0.5)
+    assert found.value("images a second at 40%") == pytest.approx(27_800, abs=50)
+    assert found.value("gradients") * 1e9 / GIB == pytest.approx(1.61, abs=0.005)
+    assert found.value("activations") * 1e9 / GIB == pytest.approx(5.31, abs=0.03)
+    assert found.value("sent by each chip a step") == pytest.approx(3.5, abs=0.06)
+    assert found.value("time on the links a step") == pytest.approx(17, abs=0.4)
+    assert found.value("images a second and host at 40%") == pytest.approx(870, abs=3)
+    assert found.fits
+
+
+def test_sharding_and_rematerialisation_save_what_they_should() -> None:
+    sharded = plan(H14, JFT, V5E, chips=256, parameters="sharded")
+    state = sharded.value("weights") + sharded.value("optimiser") + sharded.value("gradients")
+    assert state * 1e9 / GIB == pytest.approx(6.44 / 256, rel=0.01)
+    assert sharded.value("sent by each chip a step") == pytest.approx(1.5 * 3.45, rel=0.01)
+    again = dataclasses.replace(JFT, rematerialise="blocks")
+    found = plan(H14, again, V5E, chips=256)
+    assert found.value("activations") * 1e9 / GIB == pytest.approx(0.5, abs=0.05)
+    assert found.value("step at 40%") == pytest.approx(147.4 * 8 / 6, rel=1e-3)
+
+
+def test_every_setting_that_costs_memory_is_counted() -> None:
+    base = plan(H14, JFT, V5E, chips=256)
+    average = dataclasses.replace(JFT, average=MovingAverage(decay=0.999))
+    assert plan(H14, average, V5E, chips=256).needed == pytest.approx(
+        base.needed + base.value("weights")
+    )
+    parts = dataclasses.replace(JFT, accumulation=2)
+    half = plan(H14, parts, V5E, chips=256).value("activations")
+    assert half == pytest.approx(base.value("activations") / 2)
+    momentum = plan(H14, recipe("finetune_imagenet"), V5E, chips=256)
+    assert momentum.value("optimiser") == pytest.approx(base.value("optimiser") / 2)
+    exact = dataclasses.replace(JFT, compute="float64")
+    doubled = plan(H14, exact, V5E, chips=256)
+    assert doubled.value("weights") == pytest.approx(2 * base.value("weights"))
+    assert doubled.value("activations") == pytest.approx(4 * base.value("activations"))
+    assert not doubled.fits
+
+
+def test_one_chip_sends_nothing_and_cannot_hold_the_batch() -> None:
+    found = plan(H14, JFT, V5E, chips=1)
+    assert not any(figure.part == "links" for figure in found.figures)
+    assert not found.fits
+
+
+@pytest.mark.parametrize("name", ["vit_b16", "gmlp_s16", "resmlp_24", "mixer_s16_pyramid"])
+def test_other_architectures_keep_more_than_nothing_and_less_than_all(name: str) -> None:
+    spec = variant(name).spec()
+    kept = kept_values(spec)
+    everything = sum(node.activations for step in spec.steps for node in step.nodes)
+    assert 0.3 * everything < kept.whole < 1.5 * everything
+    assert kept.by_blocks < kept.whole
+
+
+@pytest.mark.parametrize(
+    ("chips", "message"),
+    [
+        (257, "--chips must be 1 to 256, which one job can have, got 257"),
+        (3, "expected a multiple of 3, got 4096"),
+    ],
+)
+def test_chips_must_divide_the_batch_and_exist(chips: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        plan(H14, JFT, V5E, chips=chips)
+
+
+def test_figures_of_chips_are_found_by_the_names_that_people_type() -> None:
+    assert hardware("TPU v5e") is hardware("V5E") is HARDWARE["v5e"]
+    with pytest.raises(UnknownNameError, match="is not in the table; expected a name like v5"):
+        hardware("v5")
+
+
+def test_preparing_an_image_is_measured_in_time_of_the_processor() -> None:
+    assert 50_000 < len(photo()) < 250_000
+    plain = recipe("mixer_h_jft")
+    assert 0.5 < measure_input(plain, images=2) < 1000
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def _run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["plan", *arguments])
+
+
+def test_the_command_plans_a_variant_by_its_own_recipe() -> None:
+    answer = _run("--model", "H/14", "--chips", "256", "--hardware", "v5e", "--json")
+    assert answer.exit_code == 0, answer.exception
+    told = json.loads(answer.stdout)
+    assert told["recipe"] == "mixer_h_jft"
+    assert told["fits"] is True
+    assert {figure["basis"] for figure in told["figures"]} == {
+        *("arithmetic", "published", "measured")
+    }
+    assert all(figure["how"] for figure in told["figures"])
+
+
+def test_the_command_says_that_nothing_was_measured_there() -> None:
+    arguments = ("--model", "H/14", "--chips", "256", "--hardware", "v5e", "--no-measure")
+    shown = _run(*arguments).stdout
+    assert "planned, not measured, on this hardware" in shown
+    assert "147.4" in shown
+    assert "measured  " not in shown
+
+
+def test_a_training_that_does_not_fit_is_a_negative_verdict_with_advice() -> None:
+    arguments = ("--model", "H/14", "--chips", "8", "--hardware", "v5e", "--no-measure")
+    answer = _run(*arguments)
+    assert answer.exit_code == 1
+    assert "does not fit" in answer.stdout
+    assert "--parameters sharded" in answer.stdout
+    advised = (
+        "--parameters",
+        "sharded",
+        "--set",
+        "rematerialise=blocks",
+        "--set",
+        "accumulation=8",
+    )
+    assert _run(*arguments, *advised).exit_code == 0
+
+
+def test_the_command_takes_the_resolution_of_the_recipe() -> None:
+    arguments = ("--model", "B/16", "--hardware", "h100", "--chips", "8", "--no-measure", "--json")
+    small, large = (
+        json.loads(_run(*arguments, "--recipe", name).stdout) for name in ("vtab", "vtab_448")
+    )
+    flops = [
+        next(f["value"] for f in told["figures"] if f["unit"] == "GFLOP") for told in (small, large)
+    ]
+    assert flops[1] > 4 * flops[0]
+
+
+def test_a_recipe_for_images_of_one_size_has_no_cost_of_photos() -> None:
+    answer = _run(
+        *("--model", "mixer_s16", "--hardware", "h200", "--recipe", "fashion_mnist", "--json"),
+        *("--image-size", "32"),
+    )
+    assert answer.exit_code == 0, answer.exception
+    assert not any("preparing" in f["name"] for f in json.loads(answer.stdout)["figures"])
