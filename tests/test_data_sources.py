@@ -311,7 +311,7 @@ def test_labels_of_records_must_be_classes(tmp_path: Path) -> None:
 class _Rows:
     """What ``tfds.data_source`` gives: rows of arrays by number, and their features."""
 
-    class dataset_info:  # noqa: N801 - TFDS's own name
+    class dataset_info:
         features = {"image": object(), "label": type("ClassLabel", (), {"names": list(CLASSES)})}
 
     def __len__(self) -> int:

@@ -9,9 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from mixer_spec.data import open_source
+from mixer_spec.recipe import MovingAverage, StochasticDepth, changed
+from mixer_spec.recipe_parts import InceptionCrop, Mixup, RandAugment
+from mixer_spec.recipes import recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed")]
 
@@ -37,7 +44,7 @@ recipe = Recipe.from_json(Path(sys.argv[1]).read_text())
 folder, workers = Path(sys.argv[2]), int(sys.argv[3])
 spec = families.mixer(image_size=8, patch=2, channels=16, depth=2, token_hidden=8,
                       channel_hidden=32, classes=10)
-train, test = open_source("digits", "train"), open_source("digits", "test")
+train, test = open_source(sys.argv[4], "train"), open_source(sys.argv[4], "test")
 try:
     outcome = run(
         spec, recipe, Batches(train, recipe, workers=workers), new_weights(spec, recipe), folder,
@@ -53,16 +60,14 @@ Path(folder, "digest").write_text(digest(outcome.weights))
 
 def all_augmentations() -> str:
     """A recipe in which everything that is drawn is drawn."""
-    import dataclasses
 
-    from mixer_spec.recipe import MovingAverage, StochasticDepth, changed
-    from mixer_spec.recipe_parts import InceptionCrop, Mixup, RandAugment
-    from mixer_spec.recipes import recipe
-
-    digits = changed(recipe("digits"), {"steps": "120", "batch": "32", "accumulation": "2"})
-    return dataclasses.replace(
+    digits = changed(
+        recipe("digits"),
+        {"steps": "100", "schedule.warm_up": "10", "batch": "32", "accumulation": "2"},
+    )
+    return replace(
         digits,
-        data=dataclasses.replace(
+        data=replace(
             digits.data,
             crop=InceptionCrop(area=(0.5, 1.0), antialias="off"),
             flip="left_right",
@@ -74,40 +79,54 @@ def all_augmentations() -> str:
     ).to_json()
 
 
-@pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "recipe.json"
-    path.write_text(all_augmentations())
-    return path
+@dataclass(frozen=True)
+class Runs:
+    """Runs of one recipe in processes of their own.
+
+    Args:
+        shared: the recipe and the data, and compiled programs, so that a run begins again soon.
+    """
+
+    shared: Path
+
+    def start(self, folder: Path, workers: int = 0) -> subprocess.Popen[bytes]:
+        cache = {
+            "JAX_COMPILATION_CACHE_DIR": str(self.shared / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        arguments = [self.shared / "recipe.json", folder, workers, self.shared]
+        with (folder / "stderr").open("ab") as stderr:
+            return subprocess.Popen(
+                [sys.executable, "-c", RUN, *map(str, arguments)],
+                env={**os.environ, **cache},
+                stderr=stderr,
+            )
+
+    def finish(self, folder: Path) -> None:
+        assert self.start(folder).wait() == 0, (folder / "stderr").read_text()
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled programs, so that a run that begins again begins sooner."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def never_killed(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path, cache: Path) -> Path:
-    folder = tmp_path_factory.mktemp("never")
-    process = start(recipe_file, folder, cache)
-    assert process.wait() == 0
-    return folder
-
-
-def start(recipe: Path, folder: Path, cache: Path, workers: int = 0) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    with (folder / "stderr").open("ab") as stderr:
-        return subprocess.Popen(
-            [sys.executable, "-c", RUN, str(recipe), str(folder), str(workers)],
-            env=environment,
-            stderr=stderr,
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    shared = tmp_path_factory.mktemp("shared")
+    (shared / "recipe.json").write_text(all_augmentations())
+    for split in ("train", "test"):  # as files, which open sooner than scikit-learn
+        digits = open_source("digits", split)
+        examples = [digits[number] for number in range(len(digits))]
+        np.savez(
+            shared / f"{split}.npz",
+            images=np.stack([example.image for example in examples]),
+            labels=np.array([example.label for example in examples]),
         )
+    return Runs(shared)
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory, runs: Runs) -> Path:
+    folder = tmp_path_factory.mktemp("never")
+    runs.finish(folder)
+    return folder
 
 
 def lines(folder: Path) -> int:
@@ -133,12 +152,12 @@ def checksum(folder: Path) -> int:
 
 
 def test_killed_twenty_times_ends_with_the_same_bits(
-    tmp_path: Path, recipe_file: Path, cache: Path, never_killed: Path
+    tmp_path: Path, runs: Runs, never_killed: Path
 ) -> None:
     chance = random.Random(0)
     kills = in_save = 0
     while kills < KILLS:
-        process = start(recipe_file, tmp_path, cache)
+        process = runs.start(tmp_path)
         enough = lines(tmp_path) + chance.randrange(1, 6)
         waits_for_save = kills % 2 == 0
         while process.poll() is None:
@@ -150,14 +169,12 @@ def test_killed_twenty_times_ends_with_the_same_bits(
         assert process.wait() == -signal.SIGKILL, "the run ended before it was killed often enough"
         kills += 1
     assert in_save >= 5
-    assert start(recipe_file, tmp_path, cache).wait() == 0
+    runs.finish(tmp_path)
     same(tmp_path, never_killed)
 
 
-def test_killed_data_worker_changes_nothing(
-    tmp_path: Path, recipe_file: Path, cache: Path, never_killed: Path
-) -> None:
-    process = start(recipe_file, tmp_path, cache, workers=1)
+def test_killed_data_worker_changes_nothing(tmp_path: Path, runs: Runs, never_killed: Path) -> None:
+    process = runs.start(tmp_path, workers=1)
     while process.poll() is None and lines(tmp_path) < 10:
         time.sleep(0.01)
     workers = [int(pid) for pid in children(process.pid)]
@@ -177,9 +194,9 @@ def children(pid: int) -> list[str]:
 
 
 def test_told_to_end_saves_at_once_and_goes_on_from_there(
-    tmp_path: Path, recipe_file: Path, cache: Path, never_killed: Path
+    tmp_path: Path, runs: Runs, never_killed: Path
 ) -> None:
-    process = start(recipe_file, tmp_path, cache)
+    process = runs.start(tmp_path)
     while process.poll() is None and lines(tmp_path) < 7:
         time.sleep(0.005)
     process.terminate()
@@ -187,5 +204,5 @@ def test_told_to_end_saves_at_once_and_goes_on_from_there(
     done = lines(tmp_path)
     newest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert newest == done
-    assert start(recipe_file, tmp_path, cache).wait() == 0
+    runs.finish(tmp_path)
     same(tmp_path, never_killed)
