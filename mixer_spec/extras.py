@@ -17,7 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "torch": ("torch",),
         "onnx": ("onnx", "onnx_ir", "onnxruntime"),
         "hub": ("huggingface_hub",),
-        "train": ("optax", "sklearn", "matplotlib", "grain", "array_record"),
+        "train": ("optax", "sklearn", "matplotlib", "grain", "array_record", "tensorboardX"),
         "hf": ("datasets",),
     }
 )
