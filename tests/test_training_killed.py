@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -178,7 +179,7 @@ def test_killed_data_worker_changes_nothing(tmp_path: Path, runs: Runs, never_ki
     while process.poll() is None and lines(tmp_path) < 10:
         time.sleep(0.01)
     workers = [int(pid) for pid in children(process.pid)]
-    assert workers
+    assert workers, (tmp_path / "stderr").read_text()
     for worker in workers:
         os.kill(worker, signal.SIGKILL)
     assert process.wait() == 0
@@ -187,10 +188,13 @@ def test_killed_data_worker_changes_nothing(tmp_path: Path, runs: Runs, never_ki
 
 def children(pid: int) -> list[str]:
     """The processes of a run that prepare batches."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid and b"spawn_main" in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
 
 
 def test_told_to_end_saves_at_once_and_goes_on_from_there(

@@ -19,6 +19,8 @@ from .mesh import AXIS, Placement, check_batch
 from .optim import Tree, direction
 from .state import State, abstract_state, dtype_of
 
+_UNROLLED = 12  # blocks, at most: what they cost to compile is soon won back on a CPU
+
 
 class Rows(NamedTuple):
     """The examples of a step, all cut along their first axis.
@@ -131,6 +133,8 @@ def forward(
 ) -> jax.Array:
     """The logits ``[row, class]`` in the dtype of the state, computed as the recipe says."""
     compute = jnp.dtype(recipe.compute)
+    rematerialise = recipe.rematerialise == "blocks"
+    shallow = spec.depth <= _UNROLLED and jax.default_backend() == "cpu"
     half = compute == jnp.bfloat16
     logits = apply(
         spec,
@@ -138,7 +142,9 @@ def forward(
         pixels(recipe, images).astype(compute),
         precision=None if half else jax.lax.Precision.HIGHEST,
         training=Training(
-            branch=_branch(factors, compute), rematerialise=recipe.rematerialise == "blocks"
+            branch=_branch(factors, compute),
+            rematerialise=rematerialise,
+            unroll=shallow and not rematerialise,
         ),
     )
     return logits.astype(dtype_of(recipe))
