@@ -54,6 +54,7 @@ ADAM = dataclasses.replace(
     clip=ClipByGlobalNorm(norm=0.5),
     average=MovingAverage(decay=0.9),
     accumulation=2,
+    rematerialise="blocks",  # the blocks are scanned, where the others are not
 )
 MOMENTUM = dataclasses.replace(
     DIGITS,

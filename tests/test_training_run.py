@@ -254,7 +254,7 @@ def test_batch_that_does_not_divide_names_one_that_does() -> None:
 
 def test_large_arrays_are_sharded_along_an_axis_that_is_not_scanned() -> None:
     sharded = placement(parameters="sharded", least=1)
-    state = abstract_state(SPEC, RECIPE, sharded)
+    state = abstract_state(SPEC, changed(RECIPE, {"rematerialise": "blocks"}), sharded)
     kernel = state.params["stages"]["0"]["channel_mixing"]["dense_0"]["kernel"]
     assert kernel.sharding.spec == jax.P(None, None, "data")
     assert state.optimiser[1].first["head"]["kernel"].sharding.spec == jax.P("data")

@@ -27,6 +27,7 @@ RECIPE = replace(
     mixup=Mixup(strength=0.5, share="larger", partner="previous"),
     stochastic_depth=StochasticDepth(rate=0.3, grows="per_branch", rescale="kept"),
     average=MovingAverage(decay=0.9),
+    rematerialise="blocks",
 )
 
 # One process of a run. Small arrays are sharded too, or there would be nothing to test.

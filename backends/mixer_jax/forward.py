@@ -36,13 +36,10 @@ class Training:
             the output ``[batch, token, channel]`` and of the branch's number.
         rematerialise: compute a block again in the backward pass, not to keep what is inside;
             only where blocks are scanned.
-        unroll: write the scanned blocks out one after the other: on a CPU a tenth faster, and
-            longer to compile.
     """
 
     branch: Callable[[jax.Array, Index], jax.Array] = _unchanged
     rematerialise: bool = False
-    unroll: bool = False
 
 
 _INFERENCE = Training()
@@ -196,9 +193,7 @@ def _scan(
     if training.rematerialise:
         run_block = jax.checkpoint(run_block, prevent_cse=False)  # a scan has no common parts
     branches = first + len(block) * jnp.arange(stage.depth)
-    return jax.lax.scan(
-        run_block, x, (branches, blocks), length=stage.depth, unroll=training.unroll
-    )
+    return jax.lax.scan(run_block, x, (branches, blocks), length=stage.depth)
 
 
 @dataclass(frozen=True, slots=True)

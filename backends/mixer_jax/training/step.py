@@ -19,8 +19,6 @@ from .mesh import AXIS, Placement, check_batch
 from .optim import Tree, direction
 from .state import State, abstract_state, dtype_of
 
-_UNROLLED = 12  # blocks, at most: what they cost to compile is soon won back on a CPU
-
 
 class Rows(NamedTuple):
     """The examples of a step, all cut along their first axis.
@@ -133,8 +131,6 @@ def forward(
 ) -> jax.Array:
     """The logits ``[row, class]`` in the dtype of the state, computed as the recipe says."""
     compute = jnp.dtype(recipe.compute)
-    rematerialise = recipe.rematerialise == "blocks"
-    shallow = spec.depth <= _UNROLLED and jax.default_backend() == "cpu"
     half = compute == jnp.bfloat16
     logits = apply(
         spec,
@@ -142,9 +138,7 @@ def forward(
         pixels(recipe, images).astype(compute),
         precision=None if half else jax.lax.Precision.HIGHEST,
         training=Training(
-            branch=_branch(factors, compute),
-            rematerialise=rematerialise,
-            unroll=shallow and not rematerialise,
+            branch=_branch(factors, compute), rematerialise=recipe.rematerialise == "blocks"
         ),
     )
     return logits.astype(dtype_of(recipe))
