@@ -18,7 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "onnx": ("onnx", "onnx_ir", "onnxruntime"),
         "hub": ("huggingface_hub",),
         "report": ("jinja2", "jsonschema"),
-        "train": ("optax", "sklearn", "matplotlib", "grain", "array_record"),
+        "train": ("optax", "sklearn", "matplotlib", "grain", "array_record", "tensorboardX"),
         "hf": ("datasets",),
     }
 )

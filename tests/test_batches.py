@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -189,12 +190,6 @@ def test_a_drawn_share_is_the_smaller_one_half_of_the_time() -> None:
 # --- workers --------------------------------------------------------------------------------
 
 
-def _workers() -> list[psutil.Process]:
-    return [
-        child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())
-    ]
-
-
 def test_a_killed_worker_is_replaced_and_the_bits_are_the_same(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -207,12 +202,12 @@ def test_a_killed_worker_is_replaced_and_the_bits_are_the_same(
             assert type(batch.images) is np.ndarray
             found.append(batch)
             if len(found) == 3:
-                (worker,) = _workers()
+                (worker,) = multiprocessing.active_children()
                 worker.kill()
     assert len(found) == 13
     assert all(_same(batch, expected[1 + i]) for i, batch in enumerate(found))
     assert "a data worker died before step" in caplog.text
-    assert not _workers()
+    assert not multiprocessing.active_children()
 
 
 def test_workers_that_always_die_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ import gzip
 import pickle
 import struct
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -311,11 +312,9 @@ def test_labels_of_records_must_be_classes(tmp_path: Path) -> None:
 class _Rows:
     """What ``tfds.data_source`` gives: rows of arrays by number, and their features."""
 
-    class dataset_info:
-        features: ClassVar = {
-            "image": object(),
-            "label": type("ClassLabel", (), {"names": list(CLASSES)}),
-        }
+    dataset_info = SimpleNamespace(
+        features={"image": None, "label": SimpleNamespace(names=list(CLASSES))}
+    )
 
     def __len__(self) -> int:
         return 5
@@ -364,7 +363,7 @@ def test_a_data_set_without_the_right_columns_or_split_is_refused(tmp_path: Path
     path = str(tmp_path / "saved")
     datasets.disable_progress_bars()
     datasets.Dataset.from_dict({"text": ["a"], "label": [1]}).save_to_disk(path)
-    with pytest.raises(InputError, match=r"does not name its classes|has no column like 'image'"):
+    with pytest.raises(InputError, match="has no column like 'image'; expected one of"):
         read_hugging_face(path, "train")
     with pytest.raises(InputError, match="cannot be opened for 'test'; KeyError"):
         read_hugging_face(_hugging_face(tmp_path / "b"), "test")

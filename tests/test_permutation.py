@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mixer_converters.canonical import save
 from mixer_spec import families, variant
+from mixer_spec import permutation as module
+from mixer_spec.cli import app
 from mixer_spec.data import open_source
 from mixer_spec.errors import SpecError
 from mixer_spec.permutation import (
@@ -151,3 +157,43 @@ def test_sequences_have_no_patches_to_shuffle() -> None:
     )
     with pytest.raises(SpecError, match="is of images in patches; expected an image"):
         draw_permutation(spec, 0)
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def _run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["permutation", *arguments])
+
+
+def test_the_command_shows_the_invariance_and_its_controls() -> None:
+    answer = _run("--steps", "4", "--batch", "8", "--json")
+    assert answer.exit_code == 0, answer.exception
+    told = json.loads(answer.stdout)
+    assert told["invariant"] is True
+    assert told["controls_differ"] is True
+    assert len(told["losses"]["plain"]) == 4
+    assert told["distances"]["permuted"] < 1e-9 < told["distances"]["unadapted"]
+    assert "invariant: every loss within 1e-09" in _run("--steps", "2", "--batch", "4").stdout
+
+
+def test_the_command_gives_a_negative_verdict_where_the_weights_do_not_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "permute_weights", lambda spec, weights, permutation: weights)
+    answer = _run("--steps", "2", "--batch", "4")
+    assert answer.exit_code == 1
+    assert "not invariant: expected every loss within 1e-09 of the plain one" in answer.stdout
+
+
+def test_the_command_takes_spec_and_model_files_and_refuses_other_classes(tmp_path: Path) -> None:
+    spec = families.mixer(
+        image_size=8, patch=4, channels=6, depth=1, token_hidden=5, channel_hidden=7, classes=10
+    )
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    assert _run(str(tmp_path / "spec.json"), "--steps", "2", "--batch", "4").exit_code == 0
+    save(tmp_path / "model.safetensors", spec, _weights(spec))
+    assert _run(str(tmp_path / "model.safetensors"), "--steps", "2", "--batch", "4").exit_code == 0
+    (tmp_path / "other.json").write_text(SPECS["mixer"].to_json())
+    answer = _run(str(tmp_path / "other.json"))
+    assert "class count does not match the model; expected 3, got 10" in str(answer.exception)

@@ -39,7 +39,7 @@ def test_cost_of_the_papers_scales(
     assert spec.multiply_adds / 1e9 == pytest.approx(gmac, abs=0.06)
     assert 2 * kept_values(spec).whole / MIB == pytest.approx(mib, rel=0.01)
     found = plan(spec, JFT, V5E, chips=256)
-    assert found.value("train GFLOP an image") == pytest.approx(gflop, rel=1e-3)
+    assert found.value("train GFLOP an image") == pytest.approx(gflop, abs=0.5)
     state = (found.value("weights") + found.value("optimiser")) * 1e9 / GIB
     assert state == pytest.approx(state_gib, abs=0.006)
 
@@ -176,7 +176,7 @@ def test_the_command_takes_the_resolution_of_the_recipe() -> None:
     flops = [
         next(f["value"] for f in told["figures"] if f["unit"] == "GFLOP") for told in (small, large)
     ]
-    assert flops[1] > 4 * flops[0]
+    assert flops[1] == pytest.approx(4 * flops[0], rel=1e-3)  # token_hidden stays
 
 
 def test_a_recipe_for_images_of_one_size_has_no_cost_of_photos() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .colour import Pixels
 
@@ -28,9 +29,8 @@ def _transform(image: Pixels, rows: tuple[tuple[float, float, float], ...]) -> P
     return np.where(inside[..., None], found, np.uint8(FILL))
 
 
-def _nearest(
-    position: np.ndarray[tuple[int, int], np.dtype[np.float32]],
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+def _nearest(position: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The nearest whole number, of two the one further from zero, as C's ``round`` has it."""
     whole = np.trunc(position)
     return (whole + np.trunc(2 * (position - whole))).astype(np.int64)
 
