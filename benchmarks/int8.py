@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,15 +24,17 @@ from rich.console import Console
 from measuring.machine import Tries, quietest
 from measuring.targets import Results, Target
 from mixer_conformance import conformance_inputs, conformance_weights
+from mixer_converters.canonical import CanonicalFile, load
 from mixer_converters.onnx_build import build_onnx
 from mixer_converters.onnx_calibrate import calibrate, measure_cost
 from mixer_converters.onnx_form import Form
 from mixer_converters.onnx_run import OnnxRun
 from mixer_spec import ModelSpec, variant
 from mixer_spec.commands.output import Json, console, table
+from mixer_spec.data import open_source
+from mixer_spec.evaluation import evaluation_batches
+from mixer_spec.shapes import Image
 from mixer_spec.weights import Weights
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 BATCHES = (1, 8)
 FASTER = 1.8
@@ -60,21 +64,36 @@ def sessions(spec: ModelSpec, weights: Weights, made: Mapping[str, Form]) -> dic
     }
 
 
-def measure_accuracy() -> dict[str, dict[str, Any]]:
-    """Train the digits model of the examples; compare the classes of the held-out images."""
-    from digits_training import SPEC, load_digits, train
+def train_digits(folder: str) -> CanonicalFile:
+    """The model that ``mixer-spec train digits`` makes."""
+    command = ["mixer-spec", "train", "digits", "--data", "digits", "--out", folder]
+    code = "from mixer_spec.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *command[1:]], check=True, stdout=sys.stderr)
+    return load(Path(folder, "model.safetensors"))
 
-    digits = load_digits()
-    weights, _ = train(digits, Console(stderr=True))
-    held_out = digits.held_out
-    made = forms(SPEC, weights, digits.train.pixels[:CALIBRATION])
+
+def all_of(split: str, file: CanonicalFile) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Every digit of a split as pixels, and their labels."""
+    source = open_source("digits", split)
+    assert file.preprocessing is not None
+    assert isinstance(file.spec.input, Image)
+    size = file.spec.input.height, file.spec.input.width
+    images, labels, _ = next(evaluation_batches(source, file.preprocessing, size, len(source)))
+    return images, labels
+
+
+def measure_accuracy(file: CanonicalFile) -> dict[str, dict[str, Any]]:
+    """Compare the classes that the forms of a trained model give the held-out digits."""
+    spec, weights = file.spec, file.weights
+    made = forms(spec, weights, all_of("train", file)[0][:CALIBRATION])
+    images, labels = all_of("test", file)
     found = {}
-    for name, run in sessions(SPEC, weights, made).items():
-        cost = measure_cost(SPEC, weights, made[name], held_out.pixels)
-        classes = run(held_out.pixels, ["logits"])["logits"].argmax(axis=-1)
+    for name, run in sessions(spec, weights, made).items():
+        cost = measure_cost(spec, weights, made[name], images)
+        classes = run(images, ["logits"])["logits"].argmax(axis=-1)
         worst = min(cost.sqnr, key=lambda tap: cost.sqnr[tap])
         found[name] = {
-            "accuracy": float((classes == held_out.labels).mean()),
+            "accuracy": float((classes == labels).mean()),
             "equal_top1": cost.equal_top1,
             # Decibels; nothing is lost where the ratio is infinite.
             "logits_sqnr": _finite(cost.sqnr["logits"]),
@@ -142,7 +161,8 @@ def main(
 ) -> None:
     """Measure what int8 gains and what it costs."""
     load = os.getloadavg()[0]
-    accuracy = measure_accuracy()
+    with tempfile.TemporaryDirectory() as folder:
+        accuracy = measure_accuracy(train_digits(folder))
     spec = variant(variant_name).spec()
     weights, images = conformance_weights(spec), conformance_inputs(spec, max(BATCHES))
     runs = sessions(spec, weights, forms(spec, weights, images[:2]))

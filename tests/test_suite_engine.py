@@ -20,12 +20,13 @@ from mixer_conformance.findings import Finding, of_bits, summed_up
 from mixer_conformance.fingerprint import fingerprint
 from mixer_conformance.mutants import MUTANTS, Mutant, hostile
 from mixer_conformance.mutants.changes import rounded_at, to_bfloat16, to_float16, to_tf32
+from mixer_conformance.outputs import SuiteRun, verdict
 from mixer_conformance.precision import PRECISIONS, to_int8
-from mixer_conformance.result import exit_code
+from mixer_conformance.result import Status, exit_code
 from mixer_conformance.subject import Violation, limited
 from mixer_spec import FileError, InputError, UnknownNameError, layers
 from mixer_spec.backend import PROFILES, Profile
-from mixer_spec.reference import Arithmetic
+from mixer_spec.reference import Arithmetic, ReferenceBackend
 
 TOMORROW = datetime.date.today() + datetime.timedelta(days=1)
 YESTERDAY = datetime.date.today() - datetime.timedelta(days=1)
@@ -261,3 +262,27 @@ def test_an_engine_without_taps_is_judged_at_its_logits() -> None:
     blind = replace(MUTANTS["gelu by erf"].backend, sees_taps=False)
     (result,) = run(blind, cases=["F01"], scales=["mixer"])
     assert (result.status, result.culprit) == ("fail", "logits")
+
+
+def test_verdict_names_the_level_that_was_reached() -> None:
+    def sentence(*results: tuple[int, Status]) -> str:
+        shown = [
+            Result(case="F01", model="mixer", profile="f32-strict", level=level, status=status)
+            for level, status in results
+        ]
+        info = ReferenceBackend().info()
+        return verdict(
+            SuiteRun(
+                backend="reference",
+                info=info,
+                level=4,
+                profile="f32-strict",
+                effort="quick",
+                seed=0,
+                results=shown,
+            )
+        )
+
+    assert "conformant at level 2 (4 was asked for)" in sentence((2, "pass"), (4, "unsupported"))
+    assert "conformant at level 4 in" in sentence((2, "pass"), (4, "pass"))
+    assert "NOT conformant at level 4 in" in sentence((2, "pass"), (4, "fail"))

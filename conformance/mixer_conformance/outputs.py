@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,19 @@ class SuiteRun:
         return max((margin for margin in passing if margin is not None), default=None)
 
 
+def reached(results: Iterable[tuple[int, Status]]) -> int:
+    """The highest level at which a case passed; what is unsupported reaches nothing.
+
+    Args:
+        results: level and status of each.
+
+    Example:
+        >>> reached([(1, "pass"), (2, "pass"), (4, "unsupported")])
+        2
+    """
+    return max((level for level, status in results if status == "pass"), default=0)
+
+
 def to_data(run: SuiteRun) -> dict[str, Any]:
     """A run as plain data."""
     return {
@@ -111,11 +124,14 @@ def verdict(run: SuiteRun) -> str:
     counted = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     worst = run.worst_margin
     near = f"; worst passing margin {worst:.2f}" if worst is not None else ""
-    word = "conformant" if is_conformant(run.results) else "NOT conformant"
+    good = is_conformant(run.results)
+    word = "conformant" if good else "NOT conformant"
+    level = reached((r.level, r.status) for r in run.results) if good else run.level
+    asked = "" if level == run.level else f" ({run.level} was asked for)"
     if not run.results:
         word, counted = "NOTHING EXECUTED", "no case suits"
     who = f"{run.info.name} ({run.info.device})"
-    return f"{who}: {word} at level {run.level} in {run.profile}; {counted}{near}"
+    return f"{who}: {word} at level {level}{asked} in {run.profile}; {counted}{near}"
 
 
 def lines(results: Sequence[Result]) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixer_conformance.outputs import reached
+
 from .shown import Margin, heat, how_far, in_figures, number
 
 _SERIES = 6
@@ -98,6 +100,14 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
+def _badge(run: dict[str, Any]) -> str:
+    """The level that was reached or, where something was found, asked for."""
+    level = run["level"]
+    if run["conformant"]:
+        level = reached((one["level"], one["status"]) for one in run["results"])
+    return f"L{level} · {run['profile']} · spec {run['spec_version']}"
+
+
 def cards(runs: Sequence[dict[str, Any]]) -> list[Card]:
     """A card for each run."""
     return [
@@ -105,7 +115,7 @@ def cards(runs: Sequence[dict[str, Any]]) -> list[Card]:
             run=run,
             word=_WORDS[run["exit_code"]],
             good=run["exit_code"] == 0,
-            badge=f"L{run['level']} · {run['profile']} · spec {run['spec_version']}",
+            badge=_badge(run),
             counts=_counts(run["results"]),
             worst=_worst(run["results"]),
         )
