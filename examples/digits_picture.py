@@ -6,28 +6,37 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_training import Array, Examples
+from mixer_spec.data import Source
 
 ROWS, COLUMNS = 6, 12
 GOOD, BAD, INK = "#1a7f37", "#cf222e", "#24292f"
 
 
-def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
+def draw_answers(digits: Source, model: Path, path: Path) -> None:
     """Draw held-out digits with their predictions: first every mistake, then correct answers.
 
     Args:
-        examples: what was classified.
-        logits: ``[example, class]``.
+        digits: the examples.
+        model: the ONNX file that answers.
         path: of the PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from mixer_onnxruntime import load_onnx
+    from mixer_spec.preprocess import preprocess
+
+    answering = load_onnx(model)
+    assert answering.preprocessing is not None
+    examples = [digits[number] for number in range(len(digits))]
+    labels = np.array([example.label for example in examples])
+    pixels = [preprocess(example.image, answering.preprocessing, 8) for example in examples]
+    logits = answering.forward(np.stack(pixels))["logits"]
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = powers / powers.sum(axis=1, keepdims=True)
     answers = logits.argmax(axis=1)
-    wrong = np.flatnonzero(answers != examples.labels)
-    right = np.flatnonzero(answers == examples.labels)
+    wrong = np.flatnonzero(answers != labels)
+    right = np.flatnonzero(answers == labels)
     shown = [*wrong, *right][: ROWS * COLUMNS]
 
     figure = Figure(figsize=(COLUMNS, 1.25 * ROWS + 0.9), dpi=110, facecolor="white")
@@ -49,9 +58,9 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
     )
     grid = figure.subplots(ROWS, COLUMNS)
     for axes, index in zip(grid.flat, shown, strict=True):
-        good = answers[index] == examples.labels[index]
-        text = f"{answers[index]}" if good else f"{answers[index]}, is {examples.labels[index]}"
-        axes.imshow(examples.images[index], interpolation="nearest")
+        good = answers[index] == labels[index]
+        text = f"{answers[index]}" if good else f"{answers[index]}, is {labels[index]}"
+        axes.imshow(examples[index].image, interpolation="nearest")
         axes.set_title(
             f"{text}  {probabilities[index].max():.0%}",
             fontsize=10 if good else 9,
@@ -66,12 +75,12 @@ def draw_answers(examples: Examples, logits: Array, path: Path) -> None:
     figure.savefig(path)
 
 
-def save_samples(examples: Examples, folder: Path) -> Path:
+def save_samples(digits: Source, folder: Path) -> Path:
     """Write the first held-out digit of each class as a PNG file; the folder."""
     from PIL import Image
 
     folder.mkdir(exist_ok=True)
+    labels = [digits[number].label for number in range(len(digits))]
     for label in range(10):
-        first = int(np.argmax(examples.labels == label))
-        Image.fromarray(examples.images[first]).save(folder / f"a-{label}.png")
+        Image.fromarray(digits[labels.index(label)].image).save(folder / f"a-{label}.png")
     return folder

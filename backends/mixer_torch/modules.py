@@ -377,10 +377,17 @@ class Attention(Placed):
 
 
 class Residual(Nested):
-    """``X + layers(X)``."""
+    """``X + layers(X)``.
+
+    While it is trained, ``factor`` may be a tensor that the branch is multiplied with, as
+    ``[batch, 1, 1]`` with zeros for the examples that skip it.
+    """
+
+    factor: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.nested(x)
+        branch = self.nested(x)
+        return x + (branch if self.factor is None else self.factor * branch)
 
 
 # --- pool and head --------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from mixer_jax.forward import Index, Training, apply
 from mixer_spec import ModelSpec
@@ -77,7 +76,7 @@ def make_step(spec: ModelSpec, recipe: Recipe, placed: Placement) -> Step:
 
     def step(state: State, rows: Rows, now: Moment) -> tuple[State, Metrics]:
         loss, gradients = _gradients(spec, recipe, placed, state.params, rows)
-        norm = optax.global_norm(gradients)
+        norm = jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(gradients)))
         taken = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == now.step)
         along, optimiser = towards.update(gradients, state.optimiser, state.params)
         params = jax.tree.map(lambda w, d: w - now.rate.astype(w.dtype) * d, state.params, along)
