@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from mixer_jax.training.mesh import placement
 from mixer_jax.training.state import initial_state, result
 from mixer_jax.training.step import Moment, Rows, make_step
-from mixer_spec import ModelSpec, families, reference
+from mixer_spec import families, reference
 from mixer_spec.batches import Batch, Batches
 from mixer_spec.data import open_source
 from mixer_spec.recipe import (
@@ -63,9 +64,9 @@ MOMENTUM = dataclasses.replace(
 PLAIN = dataclasses.replace(DIGITS, clip=NoClip(), mixup=NoMixup())
 
 
-def run_jax(
-    spec: ModelSpec, settings: Recipe, weights: Mapping[str, NDArray[Any]], batches: list[Batch]
-) -> tuple[list[float], Mapping[str, NDArray[Any]]]:
+@functools.cache
+def run_jax(settings: Recipe) -> tuple[list[float], Mapping[str, NDArray[Any]]]:
+    spec, weights, batches = SPEC, started(settings), batches_of(settings)
     found = []
     with jax.enable_x64(settings.compute == "float64"):
         placed = placement()
@@ -101,6 +102,7 @@ def started(settings: Recipe) -> dict[str, NDArray[Any]]:
     return {**weights, "head.kernel": generator.normal(0, 0.3, shape).astype(np.float32)}
 
 
+@functools.cache
 def batches_of(settings: Recipe) -> list[Batch]:
     found = Batches(open_source("digits", "train"), settings)
     return [found[step] for step in range(STEPS)]
@@ -109,7 +111,7 @@ def batches_of(settings: Recipe) -> list[Batch]:
 @pytest.mark.parametrize("settings", [ADAM, MOMENTUM, PLAIN], ids=["adamw", "momentum", "plain"])
 def test_torch_and_jax_agree_to_1e_10(settings: Recipe) -> None:
     weights, batches = started(settings), batches_of(settings)
-    losses, ends = run_jax(SPEC, settings, weights, batches)
+    losses, ends = run_jax(settings)
     theirs, their_ends = run_torch(SPEC, settings, weights, batches)
     np.testing.assert_allclose(losses, theirs, rtol=1e-10)
     for name, array in ends.items():
@@ -118,7 +120,7 @@ def test_torch_and_jax_agree_to_1e_10(settings: Recipe) -> None:
 
 def test_other_meaning_of_one_field_is_seen() -> None:
     weights, batches = started(ADAM), batches_of(ADAM)
-    losses, _ = run_jax(SPEC, ADAM, weights, batches)
+    losses, _ = run_jax(ADAM)
     for other in (
         dataclasses.replace(ADAM, clip=NoClip()),
         dataclasses.replace(ADAM, loss=CrossEntropy(label_smoothing=0.0)),
@@ -132,7 +134,7 @@ def test_other_meaning_of_one_field_is_seen() -> None:
 def test_numpy_optimisers_agree_to_1e_10() -> None:
     settings = PLAIN
     weights, batches = started(settings), batches_of(settings)
-    losses, ends = run_jax(SPEC, settings, weights, batches)
+    losses, ends = run_jax(settings)
     wide = {name: array.astype(np.float64) for name, array in weights.items()}
     state: TrainState = zeros(settings.optimiser, wide)
     for number, (batch, loss) in enumerate(zip(batches, losses, strict=True)):
@@ -161,8 +163,8 @@ def softmax_cross_entropy(logits: NDArray[Any], labels: NDArray[Any]) -> tuple[f
 def test_float32_follows_float64_within_rounding() -> None:
     settings = dataclasses.replace(ADAM, compute="float32")
     weights, batches = started(settings), batches_of(settings)
-    losses, _ = run_jax(SPEC, settings, weights, batches)
-    exact, _ = run_jax(SPEC, ADAM, weights, batches)
+    losses, _ = run_jax(settings)
+    exact, _ = run_jax(ADAM)
     theirs, _ = run_torch(SPEC, settings, weights, batches)
     np.testing.assert_allclose(losses, exact, rtol=1e-4)
     np.testing.assert_allclose(losses, theirs, rtol=1e-4)

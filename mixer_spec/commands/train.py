@@ -113,7 +113,7 @@ def finetune(
     out: Out,
     init: Annotated[Path, typer.Option(help="Model file to begin with, of any layout.")],
     recipe: Annotated[
-        str, typer.Option(help="A recipe's name, or a recipe file (.json).")
+        str, typer.Argument(help="A recipe's name, or a recipe file (.json).")
     ] = "finetune_imagenet",
     resolution: Annotated[
         str | None, typer.Option(help="Pixels of a side, or HxW. Default: the recipe's.")

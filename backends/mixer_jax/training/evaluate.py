@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ class Score:
 Evaluate = Callable[[Tree, Iterable[EvaluationBatch]], Score]
 
 
+@functools.lru_cache(maxsize=8)
 def make_evaluate(spec: ModelSpec, recipe: Recipe, placed: Placement) -> Evaluate:
     """The compiled evaluation of a run; all its batches must be of one size."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,8 +65,9 @@ Step = Callable[[State, Rows, Moment], tuple[State, Metrics]]
 """From a state, which is given up, to the next."""
 
 
+@functools.lru_cache(maxsize=8)
 def make_step(spec: ModelSpec, recipe: Recipe, placed: Placement) -> Step:
-    """The compiled step of a run.
+    """The compiled step of a run; the same one for equal arguments.
 
     Raises:
         InputError: if the batch does not divide over the devices and the parts of a step.
