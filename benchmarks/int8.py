@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +26,17 @@ from mixer_converters.onnx_build import build_onnx
 from mixer_converters.onnx_calibrate import calibrate, measure_cost
 from mixer_converters.onnx_form import Form
 from mixer_converters.onnx_run import OnnxRun
+from mixer_jax.training.loop import run as run_training
+from mixer_jax.training.mesh import placement
 from mixer_spec import ModelSpec, variant
+from mixer_spec.batches import Batches
 from mixer_spec.commands.output import Json, console, table
+from mixer_spec.data import open_source
+from mixer_spec.evaluation import evaluation_batches
+from mixer_spec.job import Habits
+from mixer_spec.recipes import named_recipe
+from mixer_spec.starting import new_weights
 from mixer_spec.weights import Weights
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 BATCHES = (1, 8)
 FASTER = 1.8
@@ -61,20 +67,32 @@ def sessions(spec: ModelSpec, weights: Weights, made: Mapping[str, Form]) -> dic
 
 
 def measure_accuracy() -> dict[str, dict[str, Any]]:
-    """Train the digits model of the examples; compare the classes of the held-out images."""
-    from digits_training import SPEC, load_digits, train
-
-    digits = load_digits()
-    weights, _ = train(digits, Console(stderr=True))
-    held_out = digits.held_out
-    made = forms(SPEC, weights, digits.train.pixels[:CALIBRATION])
+    """Train by the recipe ``digits``; compare the classes of the held-out images."""
+    named = named_recipe("digits")
+    spec, how = named.model, named.recipe.data.evaluation
+    assert isinstance(spec, ModelSpec)
+    examples, held_out = open_source("digits", "train"), open_source("digits", "test")
+    with tempfile.TemporaryDirectory() as folder:
+        weights = run_training(
+            spec,
+            named.recipe,
+            Batches(examples, named.recipe),
+            new_weights(spec, named.recipe),
+            Path(folder),
+            habits=Habits(),
+            data=examples.fingerprint,
+            placed=placement(),
+        ).weights
+    seen, _, _ = next(evaluation_batches(examples, how, (8, 8), CALIBRATION))
+    pixels, labels, _ = next(evaluation_batches(held_out, how, (8, 8), len(held_out)))
+    made = forms(spec, weights, seen)
     found = {}
-    for name, run in sessions(SPEC, weights, made).items():
-        cost = measure_cost(SPEC, weights, made[name], held_out.pixels)
-        classes = run(held_out.pixels, ["logits"])["logits"].argmax(axis=-1)
+    for name, run in sessions(spec, weights, made).items():
+        cost = measure_cost(spec, weights, made[name], pixels)
+        classes = run(pixels, ["logits"])["logits"].argmax(axis=-1)
         worst = min(cost.sqnr, key=lambda tap: cost.sqnr[tap])
         found[name] = {
-            "accuracy": float((classes == held_out.labels).mean()),
+            "accuracy": float((classes == labels).mean()),
             "equal_top1": cost.equal_top1,
             # Decibels; nothing is lost where the ratio is infinite.
             "logits_sqnr": _finite(cost.sqnr["logits"]),
