@@ -17,10 +17,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import SpecError
+from .backend import Backend, Trainable
+from .errors import InputError, SpecError
 from .layers import ClassToken, DepthwiseConv, PatchEmbed, TakeToken
 from .model import ModelSpec
-from .reference.training import train_step
 from .shapes import Image, Table
 from .surgery.walk import Array, rebuild
 from .training import CrossEntropy, Optimiser, initial_state
@@ -220,7 +220,7 @@ def training_invariance(
         spec: the architecture.
         weights: where training begins; a head of zeros tells nothing in the first step.
         batches: one for each step.
-        train: of any framework; :func:`reference_training` makes one.
+        train: of any framework; :func:`training_by` makes one.
         seed: of the orders.
 
     Raises:
@@ -244,14 +244,24 @@ def training_invariance(
     )
 
 
-def reference_training(spec: ModelSpec, optimiser: Optimiser, loss: CrossEntropy) -> Train:
-    """Training by the NumPy reference, in float64."""
+def training_by(
+    backend: Backend, spec: ModelSpec, optimiser: Optimiser, loss: CrossEntropy
+) -> Train:
+    """Training by a backend that can, in float64.
+
+    Raises:
+        InputError: when called, if the backend's models cannot be trained.
+        UnknownNameError: when called, if the backend does not compute in float64.
+    """
 
     def train(weights: Weights, batches: Sequence[Examples]) -> list[float]:
         doubles = {name: array.astype(np.float64) for name, array in weights.items()}
+        model = backend.load(spec, doubles, profile="f64")
+        if not isinstance(model, Trainable):
+            raise InputError("backend", "cannot train; expected a model with train_step")
         state, losses = initial_state(optimiser, doubles), []
         for images, labels in batches:
-            value, state = train_step(spec, state, images, labels, loss=loss, optimiser=optimiser)
+            value, state = model.train_step(state, images, labels, loss=loss, optimiser=optimiser)
             losses.append(value)
         return losses
 

@@ -243,6 +243,7 @@ def test_grain_says_of_a_dead_worker_what_is_looked_for() -> None:
     assert batches._DEAD in inspect.getsource(process_prefetch)
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(

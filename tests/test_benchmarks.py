@@ -27,6 +27,7 @@ SMALLEST = {
     "loading": "--variant mixer_s32 --rounds 1 --tries 1",
     "onnx_files": "--variant mixer_s32 --rounds 1 --tries 1",
     "throughput": "--variant mixer_s32 --batch 2 --rounds 1 --tries 1 --repeats 1",
+    "training": "--compiled mixer_s32 --trained mixer_s32 --batch 1 --steps 1 --rounds 1 --tries 1",
     "verify_scales": "--scale mixer_s32 --small mixer_s32",
 }
 

@@ -116,6 +116,40 @@ def test_a_folder_without_splits_is_read_as_it_is(tmp_path: Path) -> None:
     assert source[0].name == "bird/0.PNG"
 
 
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_the_training_examples_are_never_given_for_another_split(make: Any, tmp_path: Path) -> None:
+    where = make(tmp_path)
+    with pytest.raises((FileError, InputError), match="test"):
+        open_source(where, "test")
+
+
+def test_what_holds_one_set_is_the_split_train(tmp_path: Path) -> None:
+    import datasets
+
+    places = [str(tmp_path / "npz" / "train.npz"), str(tmp_path / "folder" / "train")]
+    places += [str(tmp_path / "record" / "my-train.array_record"), str(tmp_path / "hf")]
+    for name, make in zip(("npz", "folder", "record", "saved"), MAKERS, strict=True):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name)
+    datasets.load_from_disk(str(tmp_path / "saved" / "saved"))["train"].save_to_disk(places[3])
+    for place in places:
+        assert len(open_source(place, "train")) == 5
+        with pytest.raises(
+            FileError, match="holds one set of examples, which is the split 'train'"
+        ):
+            open_source(place, "test")
+
+
+def test_a_data_set_that_was_moved_keeps_its_fingerprint(tmp_path: Path) -> None:
+    for name, make in zip(("npz", "folder", "record", "hf"), MAKERS, strict=True):
+        found = []
+        for place in ("here", "there"):
+            root = tmp_path / name / place
+            root.mkdir(parents=True)
+            found.append(open_source(make(root), "train").fingerprint)
+        assert found[0] == found[1], name
+
+
 def test_classes_txt_orders_the_classes_of_a_folder(tmp_path: Path) -> None:
     _folder(tmp_path)
     (tmp_path / "classes.txt").write_text("dog\nunseen\ncat\n\nbird\n")

@@ -167,3 +167,15 @@ def test_a_file_that_does_not_say_how_to_preprocess_is_refused(tmp_path: Path) -
     save(tmp_path / "bare.safetensors", spec, weights.initial(spec))
     answer = _run(str(tmp_path / "bare.safetensors"), "--data", "digits", "--backend", "torch")
     assert "does not say how its photos are preprocessed" in str(answer.exception)
+
+
+def test_a_backend_that_crashes_is_told_from_bad_input(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mixer_torch
+
+    def crash(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(mixer_torch.TorchBackend, "load", crash)
+    assert _run(str(model), "--data", "digits", "--backend", "torch").exit_code == 3

@@ -13,16 +13,17 @@ from typer.testing import CliRunner
 from mixer_converters.canonical import save
 from mixer_spec import families, variant
 from mixer_spec import permutation as module
+from mixer_spec.backend import load_backend
 from mixer_spec.cli import app
 from mixer_spec.data import open_source
-from mixer_spec.errors import SpecError
+from mixer_spec.errors import InputError, SpecError
 from mixer_spec.permutation import (
     InputPermutation,
     draw_permutation,
     permute_weights,
-    reference_training,
     shuffle_all_pixels,
     shuffle_each_image,
+    training_by,
     training_invariance,
 )
 from mixer_spec.recipes import RECIPES
@@ -122,8 +123,12 @@ OPTIMISERS = [
 ]
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=lambda optimiser: optimiser.kind)
-def test_training_on_digits_is_the_same_step_by_step(optimiser: Any) -> None:
+@pytest.mark.parametrize(
+    ("backend", "optimiser"),
+    [("reference", OPTIMISERS[1]), ("jax", OPTIMISERS[0]), ("torch", OPTIMISERS[0])],
+    ids=lambda value: getattr(value, "kind", value),
+)
+def test_training_on_digits_is_the_same_step_by_step(backend: str, optimiser: Any) -> None:
     spec = RECIPES["digits"].model
     digits = open_source("digits", "train")
     images = np.stack([digits[n].image for n in range(20 * 8)]) / 127.5 - 1
@@ -132,12 +137,26 @@ def test_training_on_digits_is_the_same_step_by_step(optimiser: Any) -> None:
     weights = {
         name: array * 0.3 if array.ndim > 1 else array for name, array in _weights(spec).items()
     }
-    train = reference_training(spec, optimiser, CrossEntropy(label_smoothing=0.1))
+    train = training_by(load_backend(backend), spec, optimiser, CrossEntropy(label_smoothing=0.1))
     found = training_invariance(spec, weights, batches, train)
     assert len(found.plain) == 20
     assert found.distance("permuted") < 1e-9
     for control in ("unadapted", "all_pixels", "each_image"):
         assert found.distance(control) > 1e-3, control
+
+
+def test_a_backend_that_cannot_train_is_refused() -> None:
+    spec = SPECS["mixer"]
+    adamw, loss = OPTIMISERS[0], CrossEntropy(label_smoothing=0.0)
+
+    class Frozen:
+        def info(self) -> Any: ...
+
+        def load(self, spec: Any, weights: Any, *, profile: str) -> Any:
+            return object()
+
+    with pytest.raises(InputError, match="cannot train; expected a model with train_step"):
+        training_by(Frozen(), spec, adamw, loss)(_weights(spec), [])
 
 
 def test_layers_that_know_neighbours_and_pools_of_one_patch_are_refused() -> None:

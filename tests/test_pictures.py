@@ -123,13 +123,13 @@ def _shown(images: Any) -> Units:
 def test_zero_is_white_and_signs_are_blue_and_red_at_each_units_own_scale() -> None:
     pixels = sheet(_shown(np.array([[[-2.0, 0.0, 2.0]], [[0.0, 1e-3, 0.0]]])), columns=2)
     assert pixels.shape == (1, 7, 3)
-    blue, white, red = [33, 102, 172], [255] * 3, [178, 24, 43]
-    assert pixels[0].tolist() == [blue, white, red, white, white, red, white]
+    blue, white, red, between = [33, 102, 172], [255] * 3, [178, 24, 43], [215] * 3
+    assert pixels[0].tolist() == [blue, white, red, between, white, red, white]
 
 
 def test_a_filter_of_the_stem_is_in_its_colours() -> None:
     pixels = sheet(_shown(np.array([[[[1.0, -1.0, 0.0]]], [[[0.0, 0.0, 0.0]]]])), columns=1)
-    assert pixels[:, 0].tolist() == [[255, 0, 128], [255] * 3, [128] * 3]
+    assert pixels[:, 0].tolist() == [[255, 0, 128], [215] * 3, [128] * 3]
 
 
 def test_a_sheet_is_cut_into_rows_and_shows_as_many_as_are_asked_for() -> None:

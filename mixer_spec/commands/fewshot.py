@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixer_spec.errors import FileError, InputError
+from mixer_spec.errors import FileError, InputError, MixerSpecError
 
 from .output import Json, console, print_json, progress, table
 
 if TYPE_CHECKING:
     from mixer_spec.fewshot import Accuracies, FewShot
 
+_CRASHED = 3
 _FEATURES = "pooled"  # the tap in front of the head
 
 
@@ -40,7 +42,7 @@ def fewshot(
 ) -> None:
     """Fit least squares to the features of a few examples, and classify the others with it.
 
-    Exit codes: 0 good, 2 bad input or a missing extra.
+    Exit codes: 0 good, 2 bad input or a missing extra, 3 the backend crashed.
     """
     from mixer_spec.backend import load_backend
     from mixer_spec.data import open_source
@@ -60,18 +62,25 @@ def fewshot(
             "does not say how its photos are preprocessed; do `--preprocessing NAME`, as in "
             "`--preprocessing big_vision`",
         )
-    loaded = load_backend(backend).load(file.spec, file.weights)
+    sources = open_source(data, train), open_source(data, test)
     size = (file.spec.input.height, file.spec.input.width)
-    with progress() as tell:
-        found = measure(
-            settings,
-            lambda images: loaded.forward(images, taps=(_FEATURES,))[_FEATURES],
-            (open_source(data, train), open_source(data, test)),
-            how,
-            size,
-            batch,
-            tell,
-        )
+    try:
+        loaded = load_backend(backend).load(file.spec, file.weights)
+        with progress() as tell:
+            found = measure(
+                settings,
+                lambda images: loaded.forward(images, taps=(_FEATURES,))[_FEATURES],
+                sources,
+                how,
+                size,
+                batch,
+                tell,
+            )
+    except MixerSpecError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever a backend raises is its own fault
+        traceback.print_exc()
+        raise typer.Exit(_CRASHED) from None
     if json:
         print_json(
             {

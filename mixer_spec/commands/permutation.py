@@ -39,18 +39,22 @@ def permutation(
     ] = "digits",
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = 16,
+    backend: Annotated[
+        str, typer.Option(help="A registered name, or package.module:Class.")
+    ] = "reference",
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 3e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of the orders and the weights.")] = 0,
     json: Json = False,
 ) -> None:
-    """Train by the float64 reference on shuffled images, and on controls; compare every loss.
+    """Train on shuffled images, and on controls, in float64; compare the loss of every step.
 
     Exit codes: 0 the invariance holds and the controls see a difference, 1 not, 2 bad input.
     """
     import numpy as np
 
+    from mixer_spec.backend import load_backend
     from mixer_spec.data import open_source
-    from mixer_spec.permutation import reference_training, training_invariance
+    from mixer_spec.permutation import training_by, training_invariance
     from mixer_spec.training import AdamW, CrossEntropy
 
     spec, weights, how = _model(model, seed)
@@ -74,7 +78,7 @@ def permutation(
         weight_decay=0.1,
         decayed=("kernel",),
     )
-    train = reference_training(spec, optimiser, CrossEntropy(label_smoothing=0.0))
+    train = training_by(load_backend(backend), spec, optimiser, CrossEntropy(label_smoothing=0.0))
     with progress() as tell:
         tell("training five times")
         found = training_invariance(
@@ -88,6 +92,7 @@ def permutation(
             {
                 "model": model,
                 "data": data,
+                "backend": backend,
                 "steps": steps,
                 "tolerance": _TOLERANCE,
                 "losses": {name: list(getattr(found, name)) for name in ("plain", *_SAID)},

@@ -22,7 +22,7 @@ from mixer_spec.extras import load_or_name_extra
 from mixer_spec.preprocess.decode import decode
 
 from .class_names import FILE, checked_label, read_class_names
-from .source import Example, Source, fingerprint, sampled
+from .source import Example, Source, check_only_split, fingerprint, sampled
 
 _IMAGES, _LABELS = ("image", "image/encoded"), ("label", "image/class/label")
 _TFDS_CLASSES = "label.labels.txt"
@@ -126,6 +126,8 @@ def read_array_record(path: Path, split: str) -> ArrayRecordSource:
         MissingExtraError: if the package array-record is not installed.
     """
     folder = path if path.is_dir() else path.parent
+    if path.is_file():
+        check_only_split(split, str(path))
     files = [path] if path.is_file() else sorted(path.glob(f"*{split}*.array_record*"))
     if not files:
         raise FileError(str(path), f"has no file of the split; expected *{split}*.array_record")

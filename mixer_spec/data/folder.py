@@ -13,12 +13,14 @@ from mixer_spec.errors import FileError
 from mixer_spec.preprocess.decode import decode
 
 from .class_names import FILE, read_class_names
-from .source import Example, fingerprint
+from .source import Example, check_only_split, fingerprint
 
 ENDINGS = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp", ".jp2", ".avif"}
 )
 """What an image's name ends in, in small letters; other files are no examples."""
+
+_SPLITS = ("train", "test", "val", "valid", "validation")  # what nobody calls a class
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,15 +64,24 @@ class FolderSource:
 
 
 def read_folder(path: Path, split: str) -> FolderSource:
-    """The images of ``path / split / class`` or, where there is no such split, of ``path / class``.
+    """The images of ``path / split / class`` or, where there are no splits, of ``path / class``.
 
     The classes are the folders in the order of their names; ``classes.txt`` in ``path`` gives
     another order, or more classes than have images here.
 
     Raises:
-        FileError: if there are no images, or folders that ``classes.txt`` does not name.
+        FileError: if there are no images, no such split, or folders that ``classes.txt`` does not
+            name.
     """
-    root = path / split if (path / split).is_dir() else path
+    root = path / split
+    if not root.is_dir():
+        beside = [name for name in _SPLITS if (path / name).is_dir()]
+        if beside:
+            raise FileError(
+                str(path), f"has no such split; expected one of {beside}, got {split!r}"
+            )
+        check_only_split(split, str(path))
+        root = path
     try:
         folders = sorted(each.name for each in root.iterdir() if each.is_dir())
     except OSError as error:

@@ -14,12 +14,15 @@ from .digits import read_digits
 from .folder import read_folder
 from .idx import read_fashion_mnist
 from .rows import read_hugging_face, read_tfds
-from .source import Source
+from .source import Source, check_only_split
 
 
 def _npz(path: Path, split: str) -> Source:
     """``path`` itself, or the file named after the split in the folder ``path``."""
-    return read_npz(path / f"{split}.npz" if path.is_dir() else path)
+    if path.is_dir():
+        return read_npz(path / f"{split}.npz")
+    check_only_split(split, str(path))
+    return read_npz(path)
 
 
 def _of_path(read: Callable[[Path, str], Source]) -> Callable[[str, str], Source]:
@@ -47,10 +50,11 @@ def open_source(where: str, split: str) -> Source:
         where: ``kind:place`` with a kind of :data:`KINDS`; ``digits`` alone; or a path, whose
             kind is found by what lies there.
         split: ``train`` or ``test``, or another name that the data set knows. In a folder it is
-            the name of a folder (images) or of a file in front of its ending (npz, ArrayRecord).
+            the name of a folder (images) or of a file in front of its ending (npz, ArrayRecord);
+            what holds one set alone is the split ``train``.
 
     Raises:
-        FileError: if there is nothing there, or of no known kind.
+        FileError: if there is nothing there, or of no known kind, or no such split.
         InputError: if the examples break a rule.
         MissingExtraError: if the package that reads it is not installed.
     """

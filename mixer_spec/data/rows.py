@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mixer_spec.errors import InputError, MissingExtraError
+from mixer_spec.errors import FileError, InputError, MissingExtraError
 from mixer_spec.extras import load_or_name_extra
 from mixer_spec.preprocess.decode import decode
 
 from .class_names import checked_label
-from .source import Example, fingerprint, sampled
+from .source import Example, check_only_split, fingerprint, sampled
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels", "fine_label")
 
@@ -95,14 +95,14 @@ class RowSource:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Over the number of rows, and over the label and the pixels of 64 of them."""
-        names, pixels = [self.where, str(len(self))], []
+        names, pixels = [str(len(self))], []
         for number in sampled(len(self)):
             try:
                 example = self[number]
-            except InputError as error:
-                names.append(str(error))
+            except InputError:
+                names.append(f"{number} cannot be read")
             else:
-                names.append(f"{number}\\0{example.label}\\0{list(example.image.shape)}")
+                names.append(f"{number} {example.label} {list(example.image.shape)}")
                 pixels.append(np.ascontiguousarray(example.image).tobytes())
         return fingerprint(self.classes, names, pixels)
 
@@ -111,10 +111,11 @@ def read_hugging_face(name: str, split: str) -> RowSource:
     """A Hugging Face data set: a folder that ``save_to_disk`` wrote, or a name on the hub.
 
     Args:
-        name: the folder or the name; ``name/configuration`` is not split, use a folder for it.
+        name: the folder or the name.
         split: the split's name.
 
     Raises:
+        FileError: if it is one set, and another split than ``train`` is asked for.
         InputError: if there is no such data set or split, or it has no image and label column.
         MissingExtraError: if the package ``datasets`` is not installed.
     """
@@ -123,9 +124,15 @@ def read_hugging_face(name: str, split: str) -> RowSource:
     try:
         if Path(name).is_dir():
             found = datasets.load_from_disk(name)
-            rows = found[split] if isinstance(found, datasets.DatasetDict) else found
+            if isinstance(found, datasets.DatasetDict):
+                rows = found[split]
+            else:
+                check_only_split(split, where)
+                rows = found
         else:
             rows = datasets.load_dataset(name, split=split)
+    except FileError:
+        raise
     except Exception as error:
         raise InputError(
             where, f"cannot be opened for {split!r}; {type(error).__name__}: {error}"

@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mixer_spec.errors import FileError
+
 _SAMPLES = 64  # examples whose pixels enter a fingerprint
 
 
@@ -63,6 +65,22 @@ class Source(Protocol):
             InputError: if it cannot be read, or is no class.
         """
         ...
+
+
+def check_only_split(split: str, where: str) -> None:
+    """Refuse another split than ``train`` of a place that holds one set of examples.
+
+    Whoever asks for the test split must not be given the training examples.
+
+    Raises:
+        FileError: naming the split.
+    """
+    if split != "train":
+        raise FileError(
+            where,
+            f"holds one set of examples, which is the split 'train'; got {split!r}; put each split "
+            "into a folder or a file of its name, side by side",
+        )
 
 
 def fingerprint(classes: Sequence[str], names: Sequence[str], pixels: Sequence[bytes]) -> str:

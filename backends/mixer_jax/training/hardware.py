@@ -7,19 +7,19 @@ import time
 import jax
 import jax.numpy as jnp
 
+from mixer_spec.hardware import HARDWARE
 from mixer_spec.recipe import Recipe
 
-# Dense bfloat16 multiply-adds a second of one chip, in TFLOP/s, as the makers state them.
-_PEAK = {
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5e": 197.0,
-    "TPU v5p": 459.0,
-    "TPU v6 lite": 918.0,
-    "TPU v6e": 918.0,
-    "A100": 312.0,
-    "H100": 989.0,
-    "H200": 989.0,
+# What JAX calls the chips of mixer_spec.hardware, or a part of it.
+_KINDS = {
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+    "A100": "a100",
+    "H100": "h100",
+    "H200": "h200",
 }
 _SIZE, _SECONDS = 1024, 0.2
 
@@ -32,8 +32,9 @@ def peak_flops(recipe: Recipe) -> tuple[float, str]:
     """
     device = jax.local_devices()[0]
     if recipe.compute == "bfloat16":
-        for name, teraflops in _PEAK.items():
-            if name.lower() in device.device_kind.lower():
+        for kind, name in _KINDS.items():
+            if kind.lower() in device.device_kind.lower():
+                teraflops = HARDWARE[name].teraflops
                 return teraflops * 1e12, f"{teraflops:g} TFLOP/s of {name}, as its maker says"
     rate = _measured(recipe.compute)
     # Simulated devices share the cores of one CPU.

@@ -220,6 +220,7 @@ class _Run:
             self._settle(0 if saves or evaluates else _IN_FLIGHT, log, shown, speed)
             if evaluates:
                 self._evaluate(state, done, log)
+                shown.at(done, **({"accuracy": self.score.accuracy} if self.score else {}))
             if saves:
                 if log:
                     log.sync()

@@ -76,18 +76,20 @@ def make_step(spec: ModelSpec, recipe: Recipe, placed: Placement) -> Step:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(spec, recipe, placed))
     towards = direction(recipe)
 
-    def step(state: State, rows: Rows, now: Moment) -> tuple[State, Metrics]:
-        loss, gradients = _gradients(spec, recipe, placed, state.params, rows)
-        norm = jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(gradients)))
-        taken = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == now.step)
+    def updated(state: State, gradients: Tree, rate: jax.Array) -> State:
         along, optimiser = towards.update(gradients, state.optimiser, state.params)
-        params = jax.tree.map(lambda w, d: w - now.rate.astype(w.dtype) * d, state.params, along)
+        params = jax.tree.map(lambda w, d: w - rate.astype(w.dtype) * d, state.params, along)
         average = state.average
         if isinstance(recipe.average, MovingAverage):
             decay = recipe.average.decay
             average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, average, params)
-        after = State(state.step + 1, params, optimiser, average)
-        after = jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, state)
+        return State(state.step + 1, params, optimiser, average)
+
+    def step(state: State, rows: Rows, now: Moment) -> tuple[State, Metrics]:
+        loss, gradients = _gradients(spec, recipe, placed, state.params, rows)
+        norm = jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(gradients)))
+        taken = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == now.step)
+        after = jax.lax.cond(taken, updated, lambda state, *_: state, state, gradients, now.rate)
         return after, Metrics(loss, norm, taken)
 
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, placed.whole()))
