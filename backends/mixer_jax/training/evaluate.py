@@ -13,16 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_spec import ModelSpec
+from mixer_spec.evaluation import EvaluationBatch
 from mixer_spec.recipe import Recipe
 
 from .losses import losses
 from .mesh import Placement
 from .optim import Tree
 from .step import forward
-
-EvaluationBatch = tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]
-"""Images ``[row, height, width, rgb]``, labels ``[row]``, and which rows are examples; the others
-fill the last batch up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mixer_spec import ModelSpec
 from mixer_spec.errors import InputError
+from mixer_spec.evaluation import EvaluationBatch
 from mixer_spec.job import Habits, Stopped
 from mixer_spec.recipe import Recipe
 from mixer_spec.schedule import learning_rate
@@ -28,7 +29,7 @@ from mixer_spec.weights import Weights, digest
 
 from .checkpoint import Checkpoints, Identity
 from .display import Display, display
-from .evaluate import EvaluationBatch, Score, make_evaluate
+from .evaluate import Score, make_evaluate
 from .hardware import peak_flops
 from .log import Log
 from .mesh import Placement
@@ -202,6 +203,7 @@ class _Run:
     ) -> State:
         """All the steps that are left."""
         speed = _Speed(self.spec, self.recipe, self.placed, log)
+        shown.say(f"MFU is the share of {speed.basis}")
         habits, last = self.habits, self.recipe.steps
         for number, batch in enumerate(batches.iterate(first), first):
             self._profile(number, state)
@@ -311,21 +313,21 @@ class _Speed:
         # Three products for each of the forward pass, of two operations each.
         self._of_peak = 6 * spec.multiply_adds / (peak * placed.devices)
         self._times: deque[tuple[int, float]] = deque(maxlen=50)
+        self.now: dict[str, float] = {}
 
     def at(self, done: int) -> dict[str, float]:
         """Over the last 50 steps; nothing before the second, since the first compiles."""
         self._times.append((done, time.perf_counter()))
         (first, began), (last, ended) = self._times[0], self._times[-1]
-        if last == first:
-            return {}
-        images = (last - first) * self._batch / (ended - began)
-        return {"images_per_second": images, "mfu": images * self._of_peak}
+        if last > first:
+            images = (last - first) * self._batch / (ended - began)
+            self.now = {"images_per_second": images, "mfu": images * self._of_peak}
+        return self.now
 
     def log(self, done: int) -> None:
-        (first, began), (last, ended) = self._times[0], self._times[-1]
-        if self._log and last > first:
-            images = (last - first) * self._batch / (ended - began)
-            self._log.speed(done, {"images_per_second": images, "mfu": images * self._of_peak})
+        """Write the figures of :meth:`at` down."""
+        if self._log and self.now:
+            self._log.speed(done, self.now)
 
 
 @contextmanager
