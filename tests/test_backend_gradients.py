@@ -423,7 +423,8 @@ def test_a_missing_optax_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> Non
             raise ModuleNotFoundError("No module named 'optax'", name="optax")
         return real(name, *args, **kwargs)
 
-    monkeypatch.delitem(sys.modules, "mixer_jax.training", raising=False)
+    for name in [name for name in sys.modules if name.startswith("mixer_jax.training")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(sys.modules["mixer_jax"], "training", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_optax)
     model = JaxBackend().load(MIXER, drawn(MIXER))

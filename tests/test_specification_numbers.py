@@ -220,10 +220,16 @@ def check_floors(text: dict[str, Any]) -> None:
                 tokens, channels = shape if len(shape) == 2 else (1, shape[0])
                 if isinstance(node.layer, layers.PatchEmbed):
                     channels = math.prod(node.own_parameters["kernel"].shape[:3])
-                floor = text["layer_floor"](
-                    node.layer.to_data(), tokens, channels, x.ravel().tolist(), y.ravel().tolist()
-                )
-                assert floor == pytest.approx(step_floor(node, x, y), rel=1e-9), node.path
+                added = y
+                if isinstance(node.layer, layers.PatchEmbed | layers.LinearEmbed | layers.Head):
+                    squares = {name: np.square(w, dtype=np.float64) for name, w in weights.items()}
+                    added = np.sqrt(
+                        run_node(node, squares, np.square(x, dtype=np.float64), FLOAT64)
+                    )
+                rows = [a.reshape(len(a), -1).tolist() for a in (x, y, added)]
+                floor = text["layer_floor"](node.layer.to_data(), tokens, channels, *rows)
+                expected = step_floor(node, weights, x, y)
+                assert floor == pytest.approx(expected, rel=1e-9), node.path
                 x = y
 
 
@@ -345,6 +351,7 @@ FALSE: list[tuple[str, str, Callable[[dict[str, Any]], None]]] = [
     ("K_RMS = 4.0", "K_RMS = 5.0", check_measure),
     ("math.log(values)", "math.log(values + 1)", check_measure),
     ("return 0.41 * math.sqrt(n + 2)", "return 0.41 * math.sqrt(n)", check_floors),
+    ("summed(C) * max(1.0, ratio(added, outgoing))", "summed(C)", check_floors),
     ("(math.sqrt(second) + o[\"epsilon\"])", "math.sqrt(second + o[\"epsilon\"])", check_training),
     ("target = [smoothing / len(row)", "target = [smoothing", check_training),
     ("2.5) * x * x + 1", "2.5) * x * x + 1.01", check_preprocessing),

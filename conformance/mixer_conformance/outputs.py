@@ -64,17 +64,23 @@ class SuiteRun:
         return max((margin for margin in passing if margin is not None), default=None)
 
 
-def reached(results: Iterable[tuple[int, Status]]) -> int:
-    """The highest level at which a case passed; what is unsupported reaches nothing.
+def reached(asked: int, results: Iterable[tuple[int, Status]]) -> int:
+    """The level that was asked for; a lower one where all that is above it was unsupported.
 
     Args:
+        asked: the level.
         results: level and status of each.
 
     Example:
-        >>> reached([(1, "pass"), (2, "pass"), (4, "unsupported")])
+        >>> reached(4, [(1, "pass"), (2, "pass"), (4, "unsupported")])
+        2
+        >>> reached(2, [(1, "pass")])
         2
     """
-    return max((level for level, status in results if status == "pass"), default=0)
+    results = list(results)
+    passed = max((level for level, status in results if status == "pass"), default=0)
+    refused = any(level > passed for level, status in results if status == "unsupported")
+    return passed if refused else asked
 
 
 def to_data(run: SuiteRun) -> dict[str, Any]:
@@ -126,7 +132,7 @@ def verdict(run: SuiteRun) -> str:
     near = f"; worst passing margin {worst:.2f}" if worst is not None else ""
     good = is_conformant(run.results)
     word = "conformant" if good else "NOT conformant"
-    level = reached((r.level, r.status) for r in run.results) if good else run.level
+    level = reached(run.level, ((r.level, r.status) for r in run.results)) if good else run.level
     asked = "" if level == run.level else f" ({run.level} was asked for)"
     if not run.results:
         word, counted = "NOTHING EXECUTED", "no case suits"

@@ -92,7 +92,9 @@ def explained(plan: Iterable[Planned], excuses: Sequence[Excuse] = ()) -> Iterat
 
 
 def _explanation(trial: Trial) -> Explanation | None:
-    """The mistake that explains the errors of a model's taps."""
+    """The mistake that explains the errors of a model's taps, where they are shown."""
+    if not trial.subject.sees_taps:
+        return None
     try:
         found = diagnose(trial)
     except Violation:  # which the results tell

@@ -104,7 +104,7 @@ def _badge(run: dict[str, Any]) -> str:
     """The level that was reached or, where something was found, asked for."""
     level = run["level"]
     if run["conformant"]:
-        level = reached((one["level"], one["status"]) for one in run["results"])
+        level = reached(level, ((one["level"], one["status"]) for one in run["results"]))
     return f"L{level} · {run['profile']} · spec {run['spec_version']}"
 
 
