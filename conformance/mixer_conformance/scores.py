@@ -81,7 +81,7 @@ def of_results(results: Sequence[Result]) -> dict[str, Any]:
     """What is kept of a run: of each level, how many cases passed and their worst margin."""
     levels = []
     for level, name in enumerate(_LEVELS):
-        mine = [result for result in results if result.level == level]
+        mine = [result for result in results if result.level == level and not _left_out(result)]
         passed = [result for result in mine if result.status == "pass"]
         margins = [result.margin for result in passed if result.margin is not None]
         levels.append(
@@ -94,6 +94,11 @@ def of_results(results: Sequence[Result]) -> dict[str, Any]:
             }
         )
     return {"models": len({result.model for result in results}), "levels": levels}
+
+
+def _left_out(result: Result) -> bool:
+    """Whether it is of no account that a backend does without this case."""
+    return result.status == "unsupported" and CASES[result.case].optional
 
 
 # --- tables ---------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ class Case:
         profiles: the arithmetics that it makes sense in.
         quick: the only models of a quick run, for a case that takes its time.
         in_process: why files cannot ask it, where they cannot: what the backend must be here for.
+        optional: whether a backend may do without and reach the level all the same.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Case:
     profiles: tuple[Profile, ...] = FLOATING
     quick: tuple[str, ...] | None = None
     in_process: str = ""
+    optional: bool = False
 
 
 # --- which models ------------------------------------------------------------------------------

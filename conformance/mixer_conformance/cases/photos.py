@@ -151,5 +151,6 @@ F29 = Case(
     suits=on("mixer"),
     check=_preprocessed,
     profiles=("f64", "f32-strict"),
+    optional=True,
     in_process="what a program makes of photos is no request of the files",
 )
