@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from mixer_spec import VARIANTS, InputError, UnknownNameError
+from mixer_spec.cli import app
 from mixer_spec.markdown import main, variants_table, with_tables
 
 ROOT = Path(__file__).parents[1]
@@ -104,3 +106,29 @@ def test_program_writes_the_tables_of_a_file(tmp_path: Path) -> None:
     path.write_text("<!-- variants: begin vit_b16 -->\n<!-- variants: end -->\n")
     main([str(path)])
     assert variants_table(["vit_b16"]) in path.read_text()
+
+
+# --- commands ---------------------------------------------------------------------------------
+
+_COMMAND = re.compile(r"^\$ mixer-spec (\w[\w-]*)(.*)$", re.MULTILINE)
+
+
+def unknown_options(page: str) -> list[str]:
+    """What the commands of a page ask for that the command line does not have."""
+    unknown = []
+    for command, rest in _COMMAND.findall(page):
+        asked = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+        known = set(re.findall(r"--[a-z-]+", asked.stdout)) if asked.exit_code == 0 else set()
+        options = re.findall(r"--[a-z-]+", rest)
+        unknown += [f"{command} {option}" for option in options if option not in known]
+        unknown += [] if known else [command]
+    return unknown
+
+
+def test_commands_of_the_page_on_training_exist() -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert len(_COMMAND.findall(page)) > 8
+    assert unknown_options(page) == []
+    wrong = page.replace("--resolution", "--size").replace("mixer-spec plan", "mixer-spec budget")
+    assert unknown_options(wrong)[0] == "finetune --size"
+    assert "budget" in unknown_options(wrong)
