@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mixer_conformance import run
+from mixer_conformance.cases import CASES
 from mixer_spec import Backend, ModelSpec, UnknownNameError, load_backend
 from mixer_spec.backend import Profile
 
@@ -69,8 +70,9 @@ def test_it_is_rejected_with_the_other_gelu(backend: Backend) -> None:
 @pytest.mark.slow
 def test_it_passes_every_case_of_a_quick_run(backend: Backend) -> None:
     results = run(backend, limit=600.0)
-    assert [f"{r.id}: {r.message}" for r in results if r.status != "pass"] == []
-    assert len(results) > 50
+    wanted = [r for r in results if not CASES[r.case].optional]
+    assert [f"{r.id}: {r.message}" for r in wanted if r.status != "pass"] == []
+    assert len(wanted) > 50
 
 
 @pytest.mark.parametrize("package", PACKAGES)
