@@ -116,7 +116,7 @@ def test_wheel_describes_itself(built: Built) -> None:
     assert metadata["Name"] == "mixer-spec"
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
-    extras = {"jax", "torch", "onnx", "train", "h5", "hub", "report", "all"}
+    extras = {"jax", "torch", "onnx", "train", "h5", "hf", "hub", "report", "all"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert license_text == (ROOT / "LICENSE").read_bytes()
     for group, entries in PROJECT["entry-points"].items():
@@ -250,7 +250,7 @@ def test_installed_command_line_works_without_any_framework(installed: Installed
     assert "verify" in installed.python(run, "--help")
     told = json.loads(installed.python(run, "doctor", "--json"))
     assert told["extras"] == dict.fromkeys(
-        ["h5", "hub", "jax", "onnx", "report", "torch", "train"], False
+        ["h5", "hf", "hub", "jax", "onnx", "report", "torch", "train"], False
     )
     verdicts = {backend["name"]: backend["verdict"] for backend in told["backends"]}
     expected = {"jax": "missing", "onnxruntime": "missing", "torch": "missing"}
