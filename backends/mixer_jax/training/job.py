@@ -15,6 +15,7 @@ from mixer_spec.batches import Batches
 from mixer_spec.evaluation import EvaluationBatch, evaluation_batches
 from mixer_spec.job import Cluster, Job, Trained
 
+from .allocator import keep_freed_memory
 from .display import draw
 from .loop import Outcome, run
 from .mesh import check_batch, placement
@@ -29,6 +30,7 @@ def train(job: Job) -> Trained:
         MixerSpecError: of one kind or another, for each thing that can be wrong; see
             :func:`mixer_jax.training.loop.run`.
     """
+    keep_freed_memory()
     if job.cluster is not None:
         join(job.cluster)
     placed = placement(parameters=job.habits.parameters)

@@ -1,0 +1,48 @@
+"""A training step does not ask the system for its memory in every step."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+STEPS = 10
+MIB = 64
+LARGE_STEPS = f"""
+import resource
+from mixer_jax.training.allocator import keep_freed_memory
+if {{keep}}:
+    assert keep_freed_memory()
+import jax, jax.numpy as jnp
+step = jax.jit(jax.grad(lambda weight, tokens: jnp.tanh(tokens @ weight).sum()))
+weight, tokens = jnp.ones((32, 32)), jnp.ones(({MIB} * 2**18 // 32, 32))
+for _ in range({STEPS}):  # until the heap has its size
+    step(weight, tokens).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range({STEPS}):
+    step(weight, tokens).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(*, keep: bool) -> int:
+    """Pages that the system had to bring while the steps ran."""
+    text = LARGE_STEPS.format(keep=keep)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about the GNU C library")
+def test_the_buffers_of_a_step_stay_where_they_are() -> None:
+    pages = STEPS * MIB * 2**20 // 4096
+    assert faults(keep=True) < 0.01 * pages
+    assert faults(keep=False) > 0.5 * pages  # as it is without
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mixer_jax.training.allocator import keep_freed_memory
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()
