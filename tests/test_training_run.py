@@ -196,6 +196,13 @@ def test_killed_line_and_later_lines_are_cut_back(tmp_path: Path) -> None:
     assert path.read_text().endswith("}\n")
 
 
+def test_line_can_be_read_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    written = log.Log(tmp_path, 0)
+    written.metrics(1, {"loss": 0.5})
+    assert log.read(tmp_path / log.METRICS) == [{"step": 1, "loss": 0.5}]
+    written.close()
+
+
 class NotFinite:
     """Batches of which one is broken."""
 

@@ -27,8 +27,9 @@ class Log:
 
     def __init__(self, folder: Path, step: int) -> None:
         cut_back(folder / METRICS, step)
-        self._metrics: IO[str] = (folder / METRICS).open("a", encoding="utf-8")
-        self._speed: IO[str] = (folder / SPEED).open("a", encoding="utf-8")
+        # Line by line, for whoever looks on.
+        self._metrics: IO[str] = (folder / METRICS).open("a", buffering=1, encoding="utf-8")
+        self._speed: IO[str] = (folder / SPEED).open("a", buffering=1, encoding="utf-8")
         self._board = _tensorboard(folder / "tensorboard", step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
