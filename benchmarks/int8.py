@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,9 @@ from rich.console import Console
 from measuring.machine import Tries, quietest
 from measuring.targets import Results, Target
 from mixer_conformance import conformance_inputs, conformance_weights
-from mixer_converters.canonical import CanonicalFile, load
+from mixer_conformance.trained import TRAINED
+from mixer_converters.canonical import CanonicalFile
+from mixer_converters.canonical import load as load_canonical
 from mixer_converters.onnx_build import build_onnx
 from mixer_converters.onnx_calibrate import calibrate, measure_cost
 from mixer_converters.onnx_form import Form
@@ -43,7 +45,7 @@ FASTER = 1.8
 SAME = 0.99
 """Share of the held-out images that must get the same class."""
 
-CALIBRATION = 256  # training digits
+CALIBRATION, BATCH = 256, 500  # training examples; held-out ones at once
 
 
 def forms(spec: ModelSpec, weights: Weights, inputs: NDArray[Any]) -> dict[str, Form]:
@@ -69,32 +71,42 @@ def train_digits(folder: str) -> CanonicalFile:
     command = ["mixer-spec", "train", "digits", "--data", "digits", "--out", folder]
     code = "from mixer_spec.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, *command[1:]], check=True, stdout=sys.stderr)
-    return load(Path(folder, "model.safetensors"))
+    return load_canonical(Path(folder, "model.safetensors"))
 
 
-def all_of(split: str, file: CanonicalFile) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Every digit of a split as pixels, and their labels."""
-    source = open_source("digits", split)
+def examples(
+    data: str, split: str, file: CanonicalFile, batch: int
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """The examples of a split as pixels, and their labels, in batches; the last may be shorter."""
     assert file.preprocessing is not None
     assert isinstance(file.spec.input, Image)
     size = file.spec.input.height, file.spec.input.width
-    images, labels, _ = next(evaluation_batches(source, file.preprocessing, size, len(source)))
-    return images, labels
+    for images, labels, real in evaluation_batches(
+        open_source(data, split), file.preprocessing, size, batch
+    ):
+        yield images[real], labels[real]
 
 
-def measure_accuracy(file: CanonicalFile) -> dict[str, dict[str, Any]]:
-    """Compare the classes that the forms of a trained model give the held-out digits."""
+def measure_accuracy(file: CanonicalFile, data: str) -> dict[str, dict[str, Any]]:
+    """Compare the classes that the forms of a trained model give the held-out examples.
+
+    The ratios of signal to noise are those of the first batch.
+    """
     spec, weights = file.spec, file.weights
-    made = forms(spec, weights, all_of("train", file)[0][:CALIBRATION])
-    images, labels = all_of("test", file)
+    made = forms(spec, weights, next(examples(data, "train", file, CALIBRATION))[0])
+    batches = list(examples(data, "test", file, BATCH))
+    labels = np.concatenate([own for _, own in batches])
+    given = {
+        name: np.concatenate([run(i, ["logits"])["logits"].argmax(axis=-1) for i, _ in batches])
+        for name, run in sessions(spec, weights, made).items()
+    }
     found = {}
-    for name, run in sessions(spec, weights, made).items():
-        cost = measure_cost(spec, weights, made[name], images)
-        classes = run(images, ["logits"])["logits"].argmax(axis=-1)
+    for name, classes in given.items():
+        cost = measure_cost(spec, weights, made[name], batches[0][0])
         worst = min(cost.sqnr, key=lambda tap: cost.sqnr[tap])
         found[name] = {
             "accuracy": float((classes == labels).mean()),
-            "equal_top1": cost.equal_top1,
+            "equal_top1": float((classes == given["float32"]).mean()),
             # Decibels; nothing is lost where the ratio is infinite.
             "logits_sqnr": _finite(cost.sqnr["logits"]),
             "worst_sqnr": _finite(cost.sqnr[worst]),
@@ -121,10 +133,10 @@ def one_round(
     return best
 
 
-def print_accuracy(out: Console, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one row for each form of the digits model."""
+def print_accuracy(out: Console, data: str, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print one row for each form of a trained model."""
     columns = ("accuracy", "equal top-1", "SQNR at the logits, dB", "worst stage, dB")
-    made = table("digits, held out", *columns, "worst stage", right=columns)
+    made = table(f"{data}, held out", *columns, "worst stage", right=columns)
     for name, row in found.items():
         exact = row["worst_sqnr"] is None
         made.add_row(
@@ -156,13 +168,19 @@ def main(
     variant_name: Annotated[str, typer.Option("--variant", help="Which model.")] = "mixer_b16",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median gain counts.")] = 3,
     repeats: Annotated[int, typer.Option(min=1, help="Passes of each in a round.")] = 4,
+    fashion_mnist: Annotated[
+        Path | None, typer.Option(help="Its folder; the model for it is shipped.")
+    ] = None,
     tries: Tries = 9,
     json: Json = False,
 ) -> None:
     """Measure what int8 gains and what it costs."""
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        accuracy = measure_accuracy(train_digits(folder))
+        accuracy = {"digits": measure_accuracy(train_digits(folder), "digits")}
+    if fashion_mnist is not None:
+        trained = load_canonical(TRAINED)
+        accuracy["Fashion-MNIST"] = measure_accuracy(trained, f"fashion-mnist:{fashion_mnist}")
     spec = variant(variant_name).spec()
     weights, images = conformance_weights(spec), conformance_inputs(spec, max(BATCHES))
     runs = sessions(spec, weights, forms(spec, weights, images[:2]))
@@ -185,12 +203,13 @@ def main(
         for batch in BATCHES
     ] + [
         Target(
-            f"digits, {name}, equal top-1",
+            f"{data}, {name}, equal top-1",
             f">= {SAME:.0%}",
             f"{row['equal_top1']:.2%}",
             row["equal_top1"] >= SAME,
         )
-        for name, row in accuracy.items()
+        for data, rows in accuracy.items()
+        for name, row in rows.items()
         if name != "float32"
     ]
     figures = {"accuracy": accuracy, "variant": variant_name, "seconds": seconds, "gains": gains}
@@ -199,7 +218,8 @@ def main(
         results.print_json()
         return
     out = console()
-    print_accuracy(out, accuracy)
+    for data, rows in accuracy.items():
+        print_accuracy(out, data, rows)
     print_throughput(out, variant_name, seconds, gains)
     results.print_end(out)
 

@@ -13,13 +13,14 @@ from mixer_conformance.measure import Array
 from mixer_conformance.precision import PRECISIONS
 from mixer_conformance.problem import Problem, conformance_problem, remembered
 from mixer_conformance.subject import Loaded, Subject
+from mixer_conformance.trained import trained_problem
 from mixer_spec import ModelSpec
 from mixer_spec.backend import Profile
 from mixer_spec.layers import AnyLayer
 from mixer_spec.shapes import TokenIds
 from mixer_spec.weights import Weights
 
-from .zoo import Effort, ZooModel
+from .zoo import WITH_WEIGHTS, Effort, ZooModel
 
 FLOATING: tuple[Profile, ...] = ("f64", "f32-strict", "f32-tf32", "f32-bf16mm", "bf16", "fp16")
 """The profiles that round and do not quantise."""
@@ -50,7 +51,7 @@ class Trial:
 
     @functools.cached_property
     def standard(self) -> Problem:
-        """Conformance weights and inputs."""
+        """Conformance weights and inputs; of a trained model, its own and real images."""
         return self.problem("standard", lambda standard: standard)
 
     @functools.cached_property
@@ -69,8 +70,14 @@ class Trial:
             self.subject.precision,
             self.seed,
             label,
-            lambda: change(conformance_problem(self.spec, self.subject.precision, seed=self.seed)),
+            lambda: change(self._given()),
         )
+
+    def _given(self) -> Problem:
+        precision = self.subject.precision
+        if self.model.group == WITH_WEIGHTS:
+            return trained_problem(precision, seed=self.seed)
+        return conformance_problem(self.spec, precision, seed=self.seed)
 
     def judged(self, problem: Problem) -> Finding:
         """The backend's run of a problem, held against its standards."""

@@ -2,7 +2,8 @@
 
 Z0 is degenerate: a length of one somewhere, or no block. Z1 has a small model of every family in
 which every size differs, so that nothing fits by accident. Z2 has equal sizes, so that every
-transpose fits, and a model for exact probes. Z3 is deeper. Z4 and Z5 are published variants.
+transpose fits, and a model for exact probes. Z3 is deeper. Z4 and Z5 are published variants. Z6 has
+trained weights and real images.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from mixer_conformance.trained import trained_spec
 from mixer_spec import VARIANTS, InputError, ModelSpec, ablations, families, variant
 from mixer_spec.blocks import NORM
 from mixer_spec.shapes import TokenIds, Vectors
@@ -21,6 +23,9 @@ Effort = Literal["quick", "full", "nightly"]
 PROBE = "probe"
 """A Mixer with eight tokens, a power of two, so that their mean is exact."""
 
+WITH_WEIGHTS = "Z6"
+"""The group of models that come with trained weights, and images for them."""
+
 EFFORTS: tuple[Effort, ...] = ("quick", "full", "nightly")
 
 
@@ -30,7 +35,7 @@ class ZooModel:
 
     Args:
         name: what ``--scales`` and results call it.
-        group: ``Z0`` to ``Z5``.
+        group: ``Z0`` to ``Z6``.
         effort: from which effort on it is run.
         build: makes the spec.
     """
@@ -212,7 +217,12 @@ def _published(name: str) -> ZooModel:
 
 
 ZOO: Mapping[str, ZooModel] = {
-    model.name: model for model in (*(ZooModel(*row) for row in _SMALL), *map(_published, VARIANTS))
+    model.name: model
+    for model in (
+        *(ZooModel(*row) for row in _SMALL),
+        *map(_published, VARIANTS),
+        ZooModel("fashion_mnist", WITH_WEIGHTS, "full", trained_spec),
+    )
 }
 """Every model by name."""
 
@@ -235,7 +245,7 @@ def chosen(effort: Effort, scales: tuple[str, ...] = ()) -> tuple[str, ...]:
     if unknown := [scale for scale in scales if scale not in known]:
         raise InputError(
             "--scales",
-            f"unknown {unknown}; expected groups Z0 to Z5 or models like {list(ZOO)[:8]}",
+            f"unknown {unknown}; expected groups Z0 to Z6 or models like {list(ZOO)[:8]}",
         )
     most = EFFORTS.index(effort)
     return tuple(
