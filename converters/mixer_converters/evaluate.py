@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from mixer_spec import InputError, MixerSpecError
-from mixer_spec.commands.output import Json, console, print_json, progress, table
-
-_CRASHED = 3
+from mixer_spec import InputError
+from mixer_spec.commands.output import Json, backend_crashes, console, print_json, progress, table
 
 
 def evaluate(
@@ -39,17 +36,11 @@ def evaluate(
     if not names:
         raise InputError("--backends", "nothing to run; expected at least one backend, got none")
     source = open_source(data, split)
-    try:
-        with progress() as tell:
-            runs = {}
-            for name in names:
-                tell(f"evaluating with {name}")
-                runs[name] = evaluate_file(model, name, source, batch=batch)
-    except MixerSpecError:
-        raise
-    except Exception:  # noqa: BLE001 - whatever a backend raises is its own fault
-        traceback.print_exc()
-        raise typer.Exit(_CRASHED) from None
+    runs = {}
+    with backend_crashes(), progress() as tell:
+        for name in names:
+            tell(f"evaluating with {name}")
+            runs[name] = evaluate_file(model, name, source, batch=batch)
     first = next(iter(runs.values()))
     differing = {
         name: int((run.classes != first.classes).sum())

@@ -19,9 +19,8 @@ from mixer_spec.throughput import WARM_UP, Measured, Throughput, measure
 from mixer_spec.variants import Variant
 
 from .architecture import find_architecture
-from .output import Json, console, print_json, progress, table
+from .output import CRASHED, Json, console, print_json, progress, table
 
-_CRASHED = 3
 _ROUNDS = 5
 _MIB = 2**20
 
@@ -61,7 +60,7 @@ def compare(
     else:
         _print(console(), architectures, measured, batch)
     if any(found.crash for found in measured):
-        raise typer.Exit(_CRASHED)
+        raise typer.Exit(CRASHED)
 
 
 def _find(name: str, image_size: str | None, classes: int | None) -> Architecture:

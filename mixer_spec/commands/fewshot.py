@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixer_spec.errors import FileError, InputError, MixerSpecError
+from mixer_spec.errors import FileError, InputError
 
-from .output import Json, console, print_json, progress, table
+from .output import Json, backend_crashes, console, print_json, progress, table
 
 if TYPE_CHECKING:
     from mixer_spec.fewshot import Accuracies, FewShot
 
-_CRASHED = 3
 _FEATURES = "pooled"  # the tap in front of the head
 
 
@@ -64,23 +62,17 @@ def fewshot(
         )
     sources = open_source(data, train), open_source(data, test)
     size = (file.spec.input.height, file.spec.input.width)
-    try:
+    with backend_crashes(), progress() as tell:
         loaded = load_backend(backend).load(file.spec, file.weights)
-        with progress() as tell:
-            found = measure(
-                settings,
-                lambda images: loaded.forward(images, taps=(_FEATURES,))[_FEATURES],
-                sources,
-                how,
-                size,
-                batch,
-                tell,
-            )
-    except MixerSpecError:
-        raise
-    except Exception:  # noqa: BLE001 - whatever a backend raises is its own fault
-        traceback.print_exc()
-        raise typer.Exit(_CRASHED) from None
+        found = measure(
+            settings,
+            lambda images: loaded.forward(images, taps=(_FEATURES,))[_FEATURES],
+            sources,
+            how,
+            size,
+            batch,
+            tell,
+        )
     if json:
         print_json(
             {

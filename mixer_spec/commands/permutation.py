@@ -9,7 +9,7 @@ import typer
 
 from mixer_spec.errors import InputError
 
-from .output import Json, console, print_json, progress, table
+from .output import Json, backend_crashes, console, print_json, progress, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,8 @@ def permutation(
 ) -> None:
     """Train on shuffled images, and on controls, in float64; compare the loss of every step.
 
-    Exit codes: 0 the invariance holds and the controls see a difference, 1 not, 2 bad input.
+    Exit codes: 0 the invariance holds and the controls see a difference, 1 not, 2 bad input, 3 the
+    backend crashed.
     """
     import numpy as np
 
@@ -79,7 +80,7 @@ def permutation(
         decayed=("kernel",),
     )
     train = training_by(load_backend(backend), spec, optimiser, CrossEntropy(label_smoothing=0.0))
-    with progress() as tell:
+    with backend_crashes(), progress() as tell:
         tell("training five times")
         found = training_invariance(
             spec, weights, _batches(source, spec, how, steps, batch), train, seed=seed
