@@ -105,8 +105,6 @@ class Batches:
         )
         self._grain = grain
         self._workers = workers
-        self.steps_per_epoch = -(-len(source) // recipe.batch)
-        """Steps until every example was seen, rounded up."""
 
     def __len__(self) -> int:
         """The steps of the recipe."""
