@@ -13,13 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ._fields import Above, AtLeast, AtMost, Checked, PositiveFloat
+from ._fields import Above, AtMost, Checked, Fraction, NotNegative, PositiveFloat
 from .errors import InputError
 from .model import ModelSpec
 from .weights import Weights, validate
-
-Fraction = Annotated[float, AtLeast(0), AtMost(1)]
-NotNegative = Annotated[float, AtLeast(0), AtMost(2**31)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
