@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -426,8 +425,5 @@ def named_recipe(name: str) -> NamedRecipe:
         UnknownNameError: if there is none; the message lists the nearest names.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise UnknownNameError(
-            f"recipe {name!r}", f"there is none of that name; expected one like {', '.join(near)}"
-        )
+        raise UnknownNameError.of("recipe", name, RECIPES)
     return RECIPES[name]
