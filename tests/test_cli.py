@@ -203,7 +203,7 @@ def test_unknown_variant_names_the_nearest_and_exits_with_2(run: Run) -> None:
         (["mixer_b16", "--image-size", "large"], "expected 224 or 224x320, got 'large'"),
         (["mixer_b16", "--image-size", "0"], "height is too small; expected at least 1, got 0"),
         (["mixer_b16", "--classes", "0"], "classes is too small; expected at least 1, got 0"),
-        (["absent.json"], "absent.json: cannot be read: No such file or directory"),
+        (["absent.json"], "absent.json: cannot be read; got: No such file or directory"),
         (["absent.json", "--classes", "10"], "expected neither --image-size nor --classes"),
     ],
 )

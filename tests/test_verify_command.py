@@ -252,7 +252,7 @@ def test_a_variant_takes_an_image_size_and_classes() -> None:
             "there is no such variant; expected a name like mixer_s",
         ),
         (("S/32", "--image-size", "50"), SpecError, "must be a multiple of the patch's"),
-        (("missing.json",), FileError, "missing.json: cannot be read: No such file"),
+        (("missing.json",), FileError, "missing.json: cannot be read; got: No such file"),
         (
             ("S/32", "--backends", "honest,,wrong"),
             InputError,

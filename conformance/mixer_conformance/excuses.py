@@ -56,7 +56,7 @@ def read_excuses(path: Path) -> tuple[Excuse, ...]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileError(str(path), f"cannot be read as TOML: {error}") from None
+        raise FileError(str(path), f"cannot be read as TOML; got: {error}") from None
     problems, found = [], []
     tables = data.get("excuse", [])
     if not isinstance(tables, list) or data.keys() - {"excuse"}:

@@ -221,7 +221,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise FileError(path, f"cannot be read: {error.strerror}") from error
+        raise FileError(path, f"cannot be read; got: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def find_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
         try:
             text = Path(name).read_bytes()
         except OSError as error:
-            raise FileError(name, f"cannot be read: {error.strerror}") from None
+            raise FileError(name, f"cannot be read; got: {error.strerror}") from None
         found = Recipe.from_json(text, where=name)
     else:
         found = recipe(name)
