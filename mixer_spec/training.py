@@ -183,7 +183,7 @@ def check_cotangents(spec: ModelSpec, batch: int, cotangents: Mapping[str, NDArr
 
 
 def check_labels(spec: ModelSpec, batch: int, labels: NDArray[Any]) -> None:
-    """Refuse labels that are not one class for each input; every ``train_step`` calls this.
+    """Refuse labels ``[batch]`` that are not one class for each input; each ``train_step`` calls it.
 
     Raises:
         InputError: naming the rule broken.
