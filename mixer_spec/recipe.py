@@ -2,7 +2,7 @@
 
 Where codebases mean different things by one word, the meaning is a field: which weights decay and
 by what, what stochastic depth is linear in, which share mixup takes, where a schedule ends. The
-named recipes are in ``mixer_spec/recipes.py``.
+named recipes are in ``mixer_spec/recipes/``.
 """
 
 from __future__ import annotations
