@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mixer_spec import VARIANTS, ModelSpec, __version__, families, variant
+from mixer_spec.cli import GROUP
 from mixer_spec.preprocess import PIPELINES, Preprocessing
 from mixer_spec.schema import json_schema
 from mixer_spec.shapes import TokenIds, Vectors
@@ -304,6 +306,13 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
         monkeypatch.syspath_prepend(tmp_path)
 
     return register
+
+
+def test_help_names_every_command_the_groups_too(run: Run) -> None:
+    rows = [line.strip("│ ").partition(" ")[0] for line in run("--help").out.splitlines()]
+    names = {"list", "doctor", *(entry.name for entry in entry_points(group=GROUP))}
+    assert "conformance" in names  # a group of commands
+    assert names <= set(rows)
 
 
 def test_registered_command_is_listed_and_runs(run: Run, register: Callable[..., None]) -> None:
