@@ -31,12 +31,12 @@ class Deployment:
     Args:
         runs: predictions by backend.
         missing: backends that are not installed, and what to do.
-        verdict: of the conformance suite, as plain data; ``None`` if it was not asked.
+        verdict: of the conformance suite, as plain data.
     """
 
     runs: Mapping[str, Predictions]
     missing: Mapping[str, str]
-    verdict: Mapping[str, Any] | None
+    verdict: Mapping[str, Any]
 
     @property
     def same(self) -> bool:
@@ -47,7 +47,7 @@ class Deployment:
     @property
     def good(self) -> bool:
         """Whether nothing speaks against it."""
-        return self.same and (self.verdict is None or self.verdict["conformant"])
+        return self.same and bool(self.verdict["conformant"])
 
     def to_data(self) -> dict[str, Any]:
         """For JSON."""
