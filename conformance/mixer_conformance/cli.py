@@ -20,6 +20,7 @@ from mixer_spec import (
 )
 from mixer_spec import variant as find_variant
 from mixer_spec.commands.architecture import find_architecture
+from mixer_spec.commands.options import Classes, ImageSize
 from mixer_spec.commands.output import Json, console, print_json, progress
 from mixer_spec.errors import InputError
 from mixer_spec.weights import Weights
@@ -46,10 +47,8 @@ def verify(
     every_variant: Annotated[
         bool, typer.Option("--all", help="Verify every published variant.")
     ] = False,
-    image_size: Annotated[
-        str | None, typer.Option(help="Pixels of a side, or HxW. Default: 224.")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of logits. Default: 1000.")] = None,
+    image_size: ImageSize = None,
+    classes: Classes = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Number of inputs. Default: 2; 1 for a huge model.")
     ] = None,

@@ -9,14 +9,13 @@ import numpy as np
 import typer
 
 from mixer_spec import InputError
+from mixer_spec.commands.options import Data
 from mixer_spec.commands.output import Json, backend_crashes, console, print_json, progress, table
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A canonical .safetensors or an exported .onnx.")],
-    data: Annotated[
-        str, typer.Option(help="digits, or a path; or kind:place with folder, npz, ...")
-    ],
+    data: Data,
     split: Annotated[str, typer.Option(help="Which examples of it.")] = "test",
     backends: Annotated[
         str, typer.Option(help="Names separated by commas, or package.module:Class.")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 
 from mixer_spec import FileError, InputError, MixerSpecError, ModelSpec, WeightsError, load_backend
+from mixer_spec.commands.options import Backend, Pipeline
 from mixer_spec.commands.output import Json, backend_crashes, console, print_json, table
 from mixer_spec.preprocess import Preprocessing, pipeline, preprocess
 from mixer_spec.preprocess.decode import decode
@@ -85,14 +86,9 @@ class Guess:
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Photos, in any format that Pillow reads.")],
     model: Annotated[Path, typer.Option(help="A canonical .safetensors or an exported .onnx.")],
-    backend: Annotated[
-        str, typer.Option(help="A registered name, or package.module:Class.")
-    ] = "onnxruntime",
+    backend: Backend = "onnxruntime",
     top: Annotated[int, typer.Option(min=1, help="Number of classes for each photo.")] = 5,
-    preprocessing: Annotated[
-        str | None,
-        typer.Option(help="An official pipeline's name. Default: what the file says."),
-    ] = None,
+    preprocessing: Pipeline = None,
     json: Json = False,
 ) -> None:
     """Classify photos with a model file; prints the most probable classes of each.

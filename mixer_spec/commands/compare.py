@@ -19,6 +19,7 @@ from mixer_spec.throughput import WARM_UP, Measured, Throughput, measure
 from mixer_spec.variants import Variant
 
 from .architecture import find_architecture
+from .options import Classes, ImageSize
 from .output import CRASHED, Json, console, print_json, progress, table
 
 _ROUNDS = 5
@@ -30,10 +31,8 @@ Architecture = tuple[str, ModelSpec, Variant | None]
 
 def compare(
     variant: Annotated[list[str], typer.Argument(help="Variants' names or spec files (.json).")],
-    image_size: Annotated[
-        str | None, typer.Option(help="Pixels of a side, or HxW. Default: 224.")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of logits. Default: 1000.")] = None,
+    image_size: ImageSize = None,
+    classes: Classes = None,
     backends: Annotated[
         str | None,
         typer.Option(

@@ -10,6 +10,7 @@ import typer
 
 from mixer_spec.errors import FileError, InputError
 
+from .options import Backend, Data, Pipeline
 from .output import Json, backend_crashes, console, print_json, progress, table
 
 if TYPE_CHECKING:
@@ -20,12 +21,8 @@ _FEATURES = "pooled"  # the tap in front of the head
 
 def fewshot(
     model: Annotated[Path, typer.Argument(help="Model file of any layout.")],
-    data: Annotated[
-        str, typer.Option(help="digits, or a path; or kind:place with folder, npz, ...")
-    ],
-    backend: Annotated[
-        str, typer.Option(help="A registered name, or package.module:Class.")
-    ] = "jax",
+    data: Data,
+    backend: Backend = "jax",
     shots: Annotated[str, typer.Option(help="Examples of each class.")] = "1,5,10,25",
     regularisation: Annotated[
         float | None, typer.Option(help="Default: 1024, as big_vision has it.")
@@ -33,9 +30,7 @@ def fewshot(
     train: Annotated[str, typer.Option(help="Split to choose examples from.")] = "train",
     test: Annotated[str, typer.Option(help="Split to classify.")] = "test",
     batch: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 64,
-    preprocessing: Annotated[
-        str | None, typer.Option(help="An official pipeline's name. Default: what the file says.")
-    ] = None,
+    preprocessing: Pipeline = None,
     json: Json = False,
 ) -> None:
     """Fit least squares to the features of a few examples, and classify the others with it.

@@ -9,6 +9,7 @@ import typer
 
 from mixer_spec.errors import InputError
 
+from .options import Backend, Data
 from .output import Json, backend_crashes, console, print_json, progress, table
 
 if TYPE_CHECKING:
@@ -34,14 +35,10 @@ def permutation(
             help="A model file or a spec file (.json). Default: the digits' small Mixer."
         ),
     ] = None,
-    data: Annotated[
-        str, typer.Option(help="digits, or a path; or kind:place with folder, npz, ...")
-    ] = "digits",
+    data: Data = "digits",
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = 16,
-    backend: Annotated[
-        str, typer.Option(help="A registered name, or package.module:Class.")
-    ] = "reference",
+    backend: Backend = "reference",
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 3e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of the orders and the weights.")] = 0,
     json: Json = False,
