@@ -246,6 +246,7 @@ def _small(
     batch: int,
     steps: int,
     warm_up: int,
+    mixup: Mixup | NoMixup,
 ) -> Recipe:
     """Small images and a small model, on a CPU."""
     return Recipe(
@@ -258,7 +259,7 @@ def _small(
             evaluation=evaluation,
         ),
         augment=NoAugmentation(),
-        mixup=Mixup(strength=0.5, share="drawn", partner="opposite"),
+        mixup=mixup,
         stochastic_depth=NoStochasticDepth(),
         loss=CrossEntropy(label_smoothing=0.0),
         optimiser=AdamW(
@@ -352,6 +353,7 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
                 batch=64,
                 steps=1000,
                 warm_up=50,
+                mixup=Mixup(strength=0.5, share="drawn", partner="opposite"),
             ),
             model=_DIGITS,
             source=_OWN,
@@ -363,9 +365,10 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
                 crop=Shift(pixels=2),
                 flip="left_right",
                 learning_rate=2e-3,
-                batch=256,
-                steps=4_000,
-                warm_up=200,
+                batch=128,
+                steps=8_000,
+                warm_up=400,
+                mixup=NoMixup(),
             ),
             model=_FASHION,
             source=_OWN,
