@@ -17,7 +17,7 @@ from mixer_spec.recipe import (
     NoStochasticDepth,
     Recipe,
 )
-from mixer_spec.recipe_parts import AsEvaluated, Mixup, NoAugmentation, Shift
+from mixer_spec.recipe_parts import AsEvaluated, Mixup, NoAugmentation, NoMixup, Shift
 from mixer_spec.schedule import Cosine, Schedule
 from mixer_spec.training import AdamW, CrossEntropy
 
@@ -37,6 +37,7 @@ def _small(
     batch: int,
     steps: int,
     warm_up: int,
+    mixup: Mixup | NoMixup,
 ) -> Recipe:
     """Small images and a small model, on a CPU."""
     return Recipe(
@@ -49,7 +50,7 @@ def _small(
             evaluation=evaluation,
         ),
         augment=NoAugmentation(),
-        mixup=Mixup(strength=0.5, share="drawn", partner="opposite"),
+        mixup=mixup,
         stochastic_depth=NoStochasticDepth(),
         loss=CrossEntropy(label_smoothing=0.0),
         optimiser=AdamW(
@@ -101,6 +102,7 @@ SMALL: dict[str, NamedRecipe] = {
             batch=64,
             steps=1000,
             warm_up=50,
+            mixup=Mixup(strength=0.5, share="drawn", partner="opposite"),
         ),
         model=_DIGITS,
         source=_OWN,
@@ -112,9 +114,10 @@ SMALL: dict[str, NamedRecipe] = {
             crop=Shift(pixels=2),
             flip="left_right",
             learning_rate=2e-3,
-            batch=256,
-            steps=4_000,
-            warm_up=200,
+            batch=128,
+            steps=8_000,
+            warm_up=400,
+            mixup=NoMixup(),
         ),
         model=_FASHION,
         source=_OWN,
