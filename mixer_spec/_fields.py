@@ -55,6 +55,8 @@ _LARGEST = 2**31 - 1  # the largest axis that every framework can index
 Count = Annotated[int, AtLeast(1), AtMost(_LARGEST)]
 Index = Annotated[int, AtLeast(0), AtMost(_LARGEST)]
 PositiveFloat = Annotated[float, Above(0.0)]
+Fraction = Annotated[float, AtLeast(0), AtMost(1)]
+NotNegative = Annotated[float, AtLeast(0), AtMost(2**31)]
 
 _Problems = list[str]
 

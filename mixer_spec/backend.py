@@ -193,9 +193,7 @@ def check_profile(info: BackendInfo, profile: str) -> None:
         )
 
 
-def check_inputs(
-    spec: ModelSpec, inputs: NDArray[Any], taps: Sequence[str] = (), *, where: str = "inputs"
-) -> None:
+def check_inputs(spec: ModelSpec, inputs: NDArray[Any], taps: Sequence[str] = ()) -> None:
     """Refuse inputs and taps that do not fit ``spec``; every backend calls this first.
 
     Args:
@@ -203,13 +201,12 @@ def check_inputs(
         inputs: should be ``[batch, height, width, rgb]`` or ``[batch, token, channel]`` in a
             floating dtype, or ids ``[batch, token]`` in a whole-number dtype.
         taps: should be names out of ``spec.taps``.
-        where: the argument's name for the message.
 
     Raises:
         InputError: with every rule broken.
     """
     if not isinstance(inputs, np.ndarray):
-        raise InputError(where, f"must be a NumPy array, got {type(inputs).__name__}")
+        raise InputError("inputs", f"must be a NumPy array, got {type(inputs).__name__}")
     problems = [*_wrong_shape(spec.input, inputs.shape), *_wrong_values(spec.input, inputs)]
     unknown = [tap for tap in taps if tap not in spec.taps]
     if unknown:
@@ -218,7 +215,7 @@ def check_inputs(
             f"unknown taps {unknown}; expected names like {near or list(spec.taps[:3])}"
         )
     if problems:
-        raise InputError(where, problems)
+        raise InputError("inputs", problems)
 
 
 def _wrong_shape(expected: ModelInput, shape: tuple[int, ...]) -> Iterator[str]:

@@ -105,8 +105,6 @@ class Batches:
         )
         self._grain = grain
         self._workers = workers
-        self.steps_per_epoch = -(-len(source) // recipe.batch)
-        """Steps until every example was seen, rounded up."""
 
     def __len__(self) -> int:
         """The steps of the recipe."""
@@ -265,7 +263,9 @@ class _OneBatch:
                 if self.recipe.data.unreadable == "stop":
                     raise
                 unreadable.append(f"example {number}: {error}")
-        raise InputError("batches", ["no image can be read", *unreadable[:10]])
+        raise InputError(
+            "batches", ["no image can be read; expected at least one", *unreadable[:10]]
+        )
 
     def _pixels(self, image: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[Any]:
         """One image, raw if the device is to normalise it."""

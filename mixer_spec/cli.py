@@ -58,7 +58,9 @@ def _make(entry: EntryPoint) -> Any:
     try:
         found = load_or_name_extra(where, entry.load)
         if isinstance(found, typer.Typer):
-            return typer.main.get_command(found)
+            group = typer.main.get_command(found)
+            group.name = entry.name  # which the help lists it by
+            return group
         one.command(entry.name)(found)
     except MissingExtraError as error:
         _add_refusal(one, entry.name, error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Collection, Iterable
 
 
 class MixerSpecError(Exception):
@@ -50,6 +51,19 @@ class FileError(MixerSpecError, ValueError):
 
 class UnknownNameError(MixerSpecError, LookupError):
     """A name (variant, backend, preprocessing) that does not exist; the message lists the nearest."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Collection[str]) -> UnknownNameError:
+        """That ``name`` is none of the ``known`` names of a kind of thing.
+
+        Example:
+            >>> print(UnknownNameError.of("recipe", "digit", ["digits", "vtab"]))
+            recipe 'digit': there is no such recipe; expected a name like digits
+        """
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
+        return cls(
+            f"{kind} {name!r}", f"there is no such {kind}; expected a name like {', '.join(near)}"
+        )
 
 
 class MissingExtraError(MixerSpecError, ImportError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -109,8 +108,5 @@ def hardware(name: str) -> Hardware:
     """
     key = name.lower().removeprefix("tpu").strip(" -")
     if key not in HARDWARE:
-        near = difflib.get_close_matches(key, HARDWARE, n=3, cutoff=0.4) or list(HARDWARE)
-        raise UnknownNameError(
-            f"hardware {name!r}", f"is not in the table; expected a name like {', '.join(near)}"
-        )
+        raise UnknownNameError.of("hardware", key, HARDWARE)
     return HARDWARE[key]

@@ -1,4 +1,4 @@
-"""Pictures of weights: what each hidden unit of a token-mixing layer hears, and the stem's filters.
+"""Pictures of weights: the hidden units of token-mixing layers over the image, and the stem's filters.
 
 The paper sorts units "by frequency" and shows opposite ones in pairs, without saying how. Here the
 frequency of a unit is the mean of the spatial frequencies in it, weighted by their power; from the
@@ -151,7 +151,7 @@ def sheet(shown: Units, *, columns: int = 16, most: int | None = None) -> NDArra
     """All units side by side: ``[row, column, rgb]``, one pixel for each weight.
 
     Each unit is scaled by its own greatest weight. Zero is white; negative weights are blue and
-    positive ones red. A filter of the stem is in the colours that it hears, with grey for zero.
+    positive ones red. A filter of the stem is in its own colours, with grey for zero.
 
     Args:
         shown: the units.

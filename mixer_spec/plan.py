@@ -185,7 +185,7 @@ def plan(
             *memory,
             *_time(spec, recipe, chip, chips, rate),
             *_links(spec, recipe, chip, chips, parameters),
-            *_input(recipe, chip, chips, rate, milliseconds),
+            *_input(chip, chips, rate, milliseconds),
         ),
         needed=sum(figure.value for figure in memory),
         capacity=chip.memory,
@@ -292,7 +292,7 @@ def _links(
 
 
 def _input(
-    recipe: Recipe, chip: Hardware, chips: int, rate: list[float], milliseconds: float | None
+    chip: Hardware, chips: int, rate: list[float], milliseconds: float | None
 ) -> Iterator[Figure]:
     hosts = -(-chips // chip.chips_per_host)
     for part, images in zip(EFFICIENCY, rate, strict=True):

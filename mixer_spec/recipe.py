@@ -2,7 +2,7 @@
 
 Where codebases mean different things by one word, the meaning is a field: which weights decay and
 by what, what stochastic depth is linear in, which share mixup takes, where a schedule ends. The
-named recipes are in ``mixer_spec/recipes.py``.
+named recipes are in ``mixer_spec/recipes/``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from ._fields import Above, AtLeast, AtMost, Checked, Count, Index, PositiveFloat, read_object
+from ._fields import (
+    Above,
+    AtLeast,
+    AtMost,
+    Checked,
+    Count,
+    Fraction,
+    Index,
+    PositiveFloat,
+    read_object,
+)
 from .errors import SpecError
 from .preprocess import Preprocessing
 from .recipe_parts import Augmentation, Crop, Mixing
 from .schedule import Schedule
-from .training import AdamW, CrossEntropy, Fraction, Optimiser
+from .training import AdamW, CrossEntropy, Optimiser
 
 RECIPE_VERSION = 1
 """The version of the JSON form; a recipe of a higher version is refused."""

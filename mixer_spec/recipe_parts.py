@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from ._fields import AtLeast, AtMost, Checked, Count, PositiveFloat
+from ._fields import AtLeast, AtMost, Checked, Count, Fraction, PositiveFloat
 from .preprocess.data import Resample
-from .training import Fraction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

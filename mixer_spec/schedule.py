@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ._fields import Checked, Count, Index, PositiveFloat
-from .training import NotNegative
+from ._fields import Checked, Count, Index, NotNegative, PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,13 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ._fields import Above, AtLeast, AtMost, Checked, PositiveFloat
+from ._fields import Above, AtMost, Checked, Fraction, NotNegative, PositiveFloat
 from .errors import InputError
 from .model import ModelSpec
 from .weights import Weights, validate
-
-Fraction = Annotated[float, AtLeast(0), AtMost(1)]
-NotNegative = Annotated[float, AtLeast(0), AtMost(2**31)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,20 +156,13 @@ class Gradients:
     inputs: NDArray[Any] | None
 
 
-def check_cotangents(
-    spec: ModelSpec,
-    batch: int,
-    cotangents: Mapping[str, NDArray[Any]],
-    *,
-    where: str = "cotangents",
-) -> None:
+def check_cotangents(spec: ModelSpec, batch: int, cotangents: Mapping[str, NDArray[Any]]) -> None:
     """Refuse cotangents that do not fit the taps of ``spec``; every ``vjp`` calls this.
 
     Args:
         spec: the architecture.
         batch: length of the inputs' first axis.
         cotangents: should be tap to floating array of the tap's shape, at least one.
-        where: the argument's name for the message.
 
     Raises:
         InputError: with every rule broken.
@@ -189,33 +179,29 @@ def check_cotangents(
             expected, got = list(shapes[tap]), list(array.shape)
             problems.append(f"{tap}: wrong shape; expected {expected}, got {got}")
     if problems:
-        raise InputError(where, problems)
+        raise InputError("cotangents", problems)
 
 
-def check_labels(
-    spec: ModelSpec, batch: int, labels: NDArray[Any], *, where: str = "labels"
-) -> None:
-    """Refuse labels that are not one class for each input; every ``train_step`` calls this.
+def check_labels(spec: ModelSpec, batch: int, labels: NDArray[Any]) -> None:
+    """Refuse labels ``[batch]`` that are not one class for each input; each ``train_step`` calls it.
 
     Raises:
         InputError: naming the rule broken.
     """
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
         kind = getattr(labels, "dtype", type(labels).__name__)
-        raise InputError(where, f"wrong dtype; expected whole numbers (int64), got {kind}")
+        raise InputError("labels", f"wrong dtype; expected whole numbers (int64), got {kind}")
     if labels.shape != (batch,):
-        raise InputError(where, f"wrong shape; expected [{batch}], got {list(labels.shape)}")
+        raise InputError("labels", f"wrong shape; expected [{batch}], got {list(labels.shape)}")
     if not 0 <= labels.min() <= labels.max() < spec.classes:
         raise InputError(
-            where,
+            "labels",
             f"outside of the classes; expected 0 to {spec.classes - 1}, "
             f"got {labels.min()} to {labels.max()}",
         )
 
 
-def check_state(
-    spec: ModelSpec, optimiser: Optimiser, state: TrainState, *, where: str = "state"
-) -> None:
+def check_state(spec: ModelSpec, optimiser: Optimiser, state: TrainState) -> None:
     """Refuse a state that is not of this optimiser and spec; every ``train_step`` calls this.
 
     Raises:
@@ -224,10 +210,10 @@ def check_state(
     """
     if state.slots.keys() != {*optimiser.slots}:
         raise InputError(
-            where,
+            "state",
             f"slots of another optimiser; expected {sorted(optimiser.slots)} for "
             f"{optimiser.kind}, got {sorted(state.slots)}",
         )
-    validate(spec, state.weights, where=f"{where}.weights")
+    validate(spec, state.weights, where="state.weights")
     for slot, arrays in state.slots.items():
-        validate(spec, arrays, where=f"{where}.slots.{slot}")
+        validate(spec, arrays, where=f"state.slots.{slot}")

@@ -116,7 +116,6 @@ def test_every_epoch_has_each_example_once_in_an_order_of_its_own() -> None:
     epochs = [order[first : first + COUNT] for first in range(0, 80, COUNT)]
     assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert batches.steps_per_epoch == 3
 
 
 def test_an_example_is_drawn_anew_in_each_epoch() -> None:

@@ -6,40 +6,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from mixer_spec import VARIANTS, ModelSpec, __version__, families, variant
-from mixer_spec.cli import main
+from mixer_spec.cli import GROUP
 from mixer_spec.preprocess import PIPELINES, Preprocessing
 from mixer_spec.schema import json_schema
 from mixer_spec.shapes import TokenIds, Vectors
 
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``mixer-spec`` with arguments, in this process."""
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mixer-spec", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        code = exit_.value.code
-        captured = capsys.readouterr()
-        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return run
+Run = Callable[..., Any]
 
 
 # --- list, info, schema ---------------------------------------------------------------------
@@ -58,7 +37,7 @@ def test_list_names_every_variant_with_its_published_parameters(run: Run) -> Non
 
 
 def test_list_as_json_holds_the_same(run: Run) -> None:
-    rows = json.loads(run("list", "--json").out)
+    rows = run("list", "--json").data
     assert [row["name"] for row in rows] == list(VARIANTS)
     by_name = {row["name"]: row for row in rows}
     assert by_name["mixer_b16"]["parameters"] == 59_880_472
@@ -81,7 +60,7 @@ def test_list_as_json_holds_the_same(run: Run) -> None:
     ],
 )
 def test_layers_of_info_add_up_to_the_totals(run: Run, name: str) -> None:
-    told = json.loads(run("info", name, "--json").out)
+    told = run("info", name, "--json").data
     spec = variant(name).spec()
     sizes = [
         _product(parameter["shape"])
@@ -107,7 +86,7 @@ def test_info_counts_with_and_without_the_head(run: Run) -> None:
     outcome = run("info", "Mixer-B/16")
     assert outcome.code == 0
     assert "59,880,472; without the head, as papers count: 59,111,472" in outcome.out
-    assert json.loads(run("info", "B/16", "--json").out)["parameters_without_head"] == 59_111_472
+    assert run("info", "B/16", "--json").data["parameters_without_head"] == 59_111_472
 
 
 def test_info_folds_the_blocks_of_a_stage_unless_asked_for_each(run: Run) -> None:
@@ -121,7 +100,7 @@ def test_info_folds_the_blocks_of_a_stage_unless_asked_for_each(run: Run) -> Non
 
 def test_info_shows_the_initial_values_of_the_variant(run: Run) -> None:
     assert "1: layer_norm.scale, token_dense.bias" in run("info", "gmlp_ti16").out
-    layers = json.loads(run("info", "gmlp_ti16", "--json").out)["layers"]
+    layers = run("info", "gmlp_ti16", "--json").data["layers"]
     parameters = {name: p for layer in layers for name, p in layer["parameters"].items()}
     gate = parameters["blocks.0.gated_mixing.gate.dense_0.kernel"]
     assert gate["initial"] == "normal, standard deviation 1e-06"
@@ -130,14 +109,14 @@ def test_info_shows_the_initial_values_of_the_variant(run: Run) -> None:
 def test_info_tells_the_preprocessing_of_the_published_weights(run: Run) -> None:
     expected = "deit_resmlp: resize_and_crop, mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225"
     assert expected in run("info", "resmlp_12").out
-    told = json.loads(run("info", "resmlp_12", "--json").out)["preprocessing"]
+    told = run("info", "resmlp_12", "--json").data["preprocessing"]
     assert told.pop("name") == "deit_resmlp"
     assert Preprocessing.from_data(told, "info") == PIPELINES["deit_resmlp"]
 
 
 def test_info_at_another_size_and_number_of_classes(run: Run) -> None:
     outcome = run("info", "mixer_b16", "--image-size", "224x320", "--classes", "10", "--json")
-    told = json.loads(outcome.out)
+    told = outcome.data
     assert told["input"] == [224, 320, 3]
     assert told["classes"] == 10
     assert told["layers"][0]["outgoing"] == [14 * 20, 768]
@@ -204,7 +183,7 @@ def test_info_shows_the_transition_of_a_pyramid(run: Run) -> None:
 
 
 def test_schema_command_prints_the_schema(run: Run) -> None:
-    assert json.loads(run("schema").out) == json_schema()
+    assert run("schema").data == json_schema()
 
 
 # --- bad input ------------------------------------------------------------------------------
@@ -226,7 +205,7 @@ def test_unknown_variant_names_the_nearest_and_exits_with_2(run: Run) -> None:
         (["mixer_b16", "--image-size", "large"], "expected 224 or 224x320, got 'large'"),
         (["mixer_b16", "--image-size", "0"], "height is too small; expected at least 1, got 0"),
         (["mixer_b16", "--classes", "0"], "classes is too small; expected at least 1, got 0"),
-        (["absent.json"], "absent.json: cannot be read: No such file or directory"),
+        (["absent.json"], "absent.json: cannot be read; got: No such file or directory"),
         (["absent.json", "--classes", "10"], "expected neither --image-size nor --classes"),
     ],
 )
@@ -327,6 +306,13 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
         monkeypatch.syspath_prepend(tmp_path)
 
     return register
+
+
+def test_help_names_every_command_the_groups_too(run: Run) -> None:
+    rows = [line.strip("│ ").partition(" ")[0] for line in run("--help").out.splitlines()]
+    names = {"list", "doctor", *(entry.name for entry in entry_points(group=GROUP))}
+    assert "conformance" in names  # a group of commands
+    assert names <= set(rows)
 
 
 def test_registered_command_is_listed_and_runs(run: Run, register: Callable[..., None]) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
 from mixer_converters.canonical import load, save
 from mixer_converters.onnx_file import read_onnx
 from mixer_spec import ModelSpec, families, variant
-from mixer_spec.cli import main
 from mixer_spec.preprocess import PIPELINES
 from mixer_spec.shapes import TokenIds, Vectors
 from mixer_spec.weights import digest, initial
@@ -27,28 +25,13 @@ SEQUENCES: dict[str, TokenIds | Vectors] = {
 }
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run ``mixer-spec`` with arguments in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mixer-spec", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        code = exit_.value.code
-        captured = capsys.readouterr()
-        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
-
     return run
 
 
@@ -132,7 +115,7 @@ def test_init_takes_the_spec_of_a_sequence(sequence: str) -> None:
 
 def test_init_as_json_is_one_document(run: Run, tmp_path: Path) -> None:
     (tmp_path / "tiny.json").write_text(TINY.to_json(), encoding="utf-8")
-    answer = json.loads(run("init", "tiny.json", "-o", "t.safetensors", "--json").out)
+    answer = run("init", "tiny.json", "-o", "t.safetensors", "--json").data
     file = load("t.safetensors")
     assert answer == {
         "path": "t.safetensors",
@@ -211,7 +194,7 @@ def test_export_with_taps_and_channels_last(run: Run, tiny: str) -> None:
 
 
 def test_export_as_json_is_one_document(run: Run, tiny: str) -> None:
-    answer = json.loads(run("export", tiny, "--json").out)
+    answer = run("export", tiny, "--json").data
     assert answer == {
         "path": "tiny.onnx",
         "data_path": None,
@@ -240,7 +223,7 @@ def test_export_of_a_sequence_says_what_enters_and_nothing_of_photos(
     assert "layout" not in outcome.out
     assert "predict" not in outcome.out
     assert "mixer_onnxruntime.load_onnx('words.onnx').forward(inputs)" in outcome.out
-    answer = json.loads(run("export", "words.safetensors", "--force", "--json").out)
+    answer = run("export", "words.safetensors", "--force", "--json").data
     assert (answer["input"], answer["input_layout"]) == (sequence, None)
     assert read_onnx("words.onnx").spec == load("words.safetensors").spec
 

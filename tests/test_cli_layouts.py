@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +19,6 @@ import torch
 
 from mixer_converters import convert, load, save
 from mixer_spec import families
-from mixer_spec.cli import main
 
 SPEC = families.mixer(
     image_size=8, patch=4, channels=6, depth=2, token_hidden=5, channel_hidden=7, classes=3
@@ -38,18 +37,7 @@ FILES = {
 STATED = "stated.safetensors"
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        """The one JSON document that was printed."""
-        return json.loads(self.out)
-
-
-Run = Callable[..., Outcome]
+Run = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +53,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, files: Path
-) -> Run:
+def run(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: Path) -> Run:
     """Run ``mixer-spec`` with arguments in a copy of the folder."""
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mixer-spec", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        code = exit_.value.code
-        captured = capsys.readouterr()
-        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
-
     return run
 
 

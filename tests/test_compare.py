@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mixer_spec import MissingExtraError, SpecError, UnknownNameError, families, variant
 from mixer_spec import throughput as throughput_module
-from mixer_spec.cli import main
 from mixer_spec.shapes import TokenIds, Vectors
 from mixer_spec.throughput import measure
 
@@ -26,28 +25,13 @@ WORDS = families.sequence_mixer(input=TokenIds(tokens=5, vocabulary=9), **_SIZES
 SIGNAL = families.sequence_mixer(input=Vectors(tokens=5, channels=3), **_SIZES)
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``mixer-spec compare`` with arguments, in this process."""
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mixer-spec", "compare", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        code = exit_.value.code
-        captured = capsys.readouterr()
-        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return run
+def run(run: Run) -> Run:
+    """Run ``mixer-spec compare`` with arguments."""
+    return functools.partial(run, "compare")
 
 
 @pytest.fixture
@@ -89,7 +73,7 @@ def _rows(out: str, columns: int) -> dict[str, list[str]]:
 
 
 def test_json_holds_costs_and_published_figures(run: Run) -> None:
-    told = json.loads(run("mixer_l16", "resmlp_12", "--backends", "none", "--json").out)
+    told = run("mixer_l16", "resmlp_12", "--backends", "none", "--json").data
     assert told["backends"] == {}
     mixer, resmlp = told["architectures"]
     spec = variant("mixer_l16").spec()
@@ -137,7 +121,7 @@ def _speeds(told: dict[str, Any]) -> Iterator[dict[str, float]]:
 
 def test_throughput_of_every_model_is_measured(run: Run, files: dict[str, str]) -> None:
     arguments = [*files.values(), "--backends", "reference", "--batch", "2"]
-    told = json.loads(run(*arguments, "--json").out)
+    told = run(*arguments, "--json").data
     assert told["batch"] == 2
     assert told["rounds"] >= 3
     assert told["machine"]["cores"] == os.cpu_count()
@@ -196,7 +180,7 @@ def test_backend_that_crashes_is_told_and_the_others_go_on(
     arguments = [files["mixer"], "--backends", "broken:Fake,reference", "--batch", "1"]
     outcome = run(*arguments, "--json")
     assert outcome.code == 3
-    told = json.loads(outcome.out)
+    told = outcome.data
     assert reason in told["backends"]["broken:Fake"]["crash"]
     assert list(told["architectures"][0]["inputs_per_second"]) == ["reference"]
     outcome = run(*arguments)

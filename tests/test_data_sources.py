@@ -377,7 +377,9 @@ def test_tfds_rows_are_read_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert source.classes == CLASSES
     assert np.array_equal(source[1].image, IMAGES[1])
     assert np.array_equal(source[3].image, np.repeat(IMAGES[3][..., :1], 3, axis=2))
-    with pytest.raises(InputError, match=r"tfds:mnist\[4\]: cannot be read; OSError: truncated"):
+    with pytest.raises(
+        InputError, match=r"tfds:mnist\[4\]: cannot be read; got OSError: truncated"
+    ):
         source[4]
     assert len(source.fingerprint) == 64
 
@@ -399,7 +401,7 @@ def test_a_data_set_without_the_right_columns_or_split_is_refused(tmp_path: Path
     datasets.Dataset.from_dict({"text": ["a"], "label": [1]}).save_to_disk(path)
     with pytest.raises(InputError, match="has no column like 'image'; expected one of"):
         read_hugging_face(path, "train")
-    with pytest.raises(InputError, match="cannot be opened for 'test'; KeyError"):
+    with pytest.raises(InputError, match="cannot be opened for 'test'; got KeyError"):
         read_hugging_face(_hugging_face(tmp_path / "b"), "test")
 
 

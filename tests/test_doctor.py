@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 import mixer_spec.doctor as findings
-from mixer_spec.cli import main
 from mixer_spec.doctor import KNOWN_FAULTS, KnownFault, complete_extras, examine_packages
 from mixer_spec.errors import MissingExtraError
 from mixer_spec.extras import EXTRAS
@@ -187,19 +185,15 @@ def test_backend_that_crashes_on_import_is_bad(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("version", "code"), [("2.6", 0), ("1.0", 1)])
 def test_command_exits_with_1_when_a_bad_version_is_installed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], version: str, code: int
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, version: str, code: int
 ) -> None:
     monkeypatch.setattr(findings, "backend_names", lambda: ("reference",))
     _require(monkeypatch, "numpy>=2.0", 'torch>=2.6; extra == "torch"')
     _pretend(monkeypatch, "torch", version)
-    for arguments in (["doctor"], ["doctor", "--json"]):
-        monkeypatch.setattr(sys, "argv", ["mixer-spec", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        assert exit_.value.code == code
-        printed = capsys.readouterr().out
-        assert ("too old" in printed) == bool(code)
-    told = json.loads(printed)
+    for outcome in (run("doctor"), run("doctor", "--json")):
+        assert outcome.code == code
+        assert ("too old" in outcome.out) == bool(code)
+    told = outcome.data
     assert told["healthy"] is not bool(code)
     assert told["extras"]["torch"] is True
     assert {package["name"] for package in told["packages"]} >= {"numpy", "torch"}

@@ -28,6 +28,7 @@ from mixer_spec.permutation import (
 )
 from mixer_spec.recipes import RECIPES
 from mixer_spec.reference import forward
+from mixer_spec.reference.backend import ReferenceModel
 from mixer_spec.shapes import Vectors
 from mixer_spec.training import AdamW, CrossEntropy, Momentum
 
@@ -203,6 +204,18 @@ def test_the_command_gives_a_negative_verdict_where_the_weights_do_not_follow(
     answer = _run("--steps", "2", "--batch", "4")
     assert answer.exit_code == 1
     assert "not invariant: expected every loss within 1e-09 of the plain one" in answer.stdout
+
+
+def test_a_backend_that_crashes_is_told_from_a_negative_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def crash(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(ReferenceModel, "train_step", crash)
+    answer = _run("--steps", "2", "--batch", "4")
+    assert answer.exit_code == 3
+    assert "RuntimeError: out of memory" in answer.stderr
 
 
 def test_the_command_takes_spec_and_model_files_and_refuses_other_classes(tmp_path: Path) -> None:

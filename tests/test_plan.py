@@ -124,7 +124,9 @@ def test_chips_must_divide_the_batch_and_exist(chips: int, message: str) -> None
 
 def test_figures_of_chips_are_found_by_the_names_that_people_type() -> None:
     assert hardware("TPU v5e") is hardware("V5E") is HARDWARE["v5e"]
-    with pytest.raises(UnknownNameError, match="is not in the table; expected a name like v5"):
+    with pytest.raises(
+        UnknownNameError, match="there is no such hardware; expected a name like v5"
+    ):
         hardware("v5")
 
 

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 
 from mixer_conformance.page.findings import causes
-from mixer_spec.cli import main
 
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run ``mixer-spec conformance`` with arguments, in this process."""
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mixer-spec", "conformance", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        code = exit_.value.code
-        captured = capsys.readouterr()
-        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return run
+def run(run: Run) -> Run:
+    """Run ``mixer-spec conformance`` with arguments."""
+    return functools.partial(run, "conformance")
 
 
 BAD = "mixer_conformance.mutants.hostile:WritesInput"

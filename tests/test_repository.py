@@ -30,7 +30,7 @@ TEXT = {
 # Caches, and the file that stands in a git worktree for the repository itself.
 NOT_OURS = {"__pycache__", ".git"}
 
-LONGEST = 600
+LONGEST = 500
 VAGUE_NAMES = {"common", "helpers", "manager", "misc", "utils"}
 
 # Each pattern is written so that it does not match itself.

@@ -148,7 +148,7 @@ def test_a_wrong_backend_exits_with_1_and_is_located(spec_file: str) -> None:
     assert "wrong (patched 1.0; cpu): NOT conformant; first bad stage: norm" in result.output
     assert re.search(
         r"norm, from its own previous tap: error 2\.5e-01 rms, .* max at index \[\d, \d, \d\] \(the "
-        r"sample first\); tolerance .* rms = 4 x max\(yardstick .*, floor .*\), .* max; .* x over",
+        r"sample first\); tolerance .* rms = 4 x max\(yardstick .*, floor .*\), .* max = .* x the same; .* x over",
         result.output,
     )
     assert "honest (patched 1.0; cpu): conformant" in result.output
@@ -252,7 +252,7 @@ def test_a_variant_takes_an_image_size_and_classes() -> None:
             "there is no such variant; expected a name like mixer_s",
         ),
         (("S/32", "--image-size", "50"), SpecError, "must be a multiple of the patch's"),
-        (("missing.json",), FileError, "missing.json: cannot be read: No such file"),
+        (("missing.json",), FileError, "missing.json: cannot be read; got: No such file"),
         (
             ("S/32", "--backends", "honest,,wrong"),
             InputError,

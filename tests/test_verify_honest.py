@@ -11,37 +11,13 @@ import numpy as np
 import pytest
 
 from mixer_conformance import verify
-from mixer_spec import BackendInfo, InputError, ModelSpec, UnknownNameError, ablations, families
-from mixer_spec.blocks import NORM
-from mixer_spec.layers import Affine
+from mixer_spec import BackendInfo, InputError, ModelSpec, UnknownNameError, families
 from mixer_spec.reference import Arithmetic, ReferenceBackend, Shuffled, forward
 from mixer_spec.reference.layers import COMPUTE
-from mixer_spec.shapes import TokenIds, Vectors
+from tests.small_models import SMALL_MODELS
 
 Array = np.ndarray[Any, Any]
-SMALL = {"image_size": (8, 12), "patch": 4, "channels": 12, "depth": 2, "classes": 7}
-HIDDEN = {"token_hidden": 5, "channel_hidden": 20}
-SEQUENCE = {"channels": 12, "depth": 2, "classes": 7, **HIDDEN}
-SPECS = {
-    "mixer": families.mixer(**SMALL, token_hidden=5, channel_hidden=20),
-    "resmlp": families.resmlp(**SMALL),
-    "gmlp": families.gmlp(**SMALL),
-    "gmixer": families.gmixer(**SMALL, token_hidden=10, channel_hidden=24),
-    "vit": families.vit(**SMALL, heads=3, channel_hidden=20),
-    "vit mean": families.vit(**SMALL, heads=3, channel_hidden=20, pool="mean"),
-    "feed forward": families.feed_forward(**SMALL),
-    "untied": ablations.mixer_untied(**SMALL, **HIDDEN),
-    "grouped": ablations.mixer_grouped(**SMALL, **HIDDEN, groups=3, views=False),
-    "views": ablations.mixer_grouped(**SMALL, **HIDDEN, groups=2, views=True),
-    "pyramid": ablations.mixer_pyramid(
-        image_size=(8, 12), patch=4, channels=12, depths=(1, 2), shrink=2, classes=7, **HIDDEN
-    ),
-    "resmlp mlp": ablations.resmlp_ablation(**SMALL, mixing="mlp", norm=Affine()),
-    "resmlp conv": ablations.resmlp_ablation(**SMALL, mixing="conv", norm=Affine()),
-    "resmlp sepconv": ablations.resmlp_ablation(**SMALL, mixing="separable_conv", norm=Affine()),
-    "resmlp layer norm": ablations.resmlp_ablation(**SMALL, mixing="linear", norm=NORM),
-    "words": families.sequence_mixer(**SEQUENCE, input=TokenIds(tokens=6, vocabulary=30)),
-    "vectors": families.sequence_mixer(**SEQUENCE, input=Vectors(tokens=6, channels=5)),
+SPECS = SMALL_MODELS | {
     "one of each": families.mixer(
         image_size=4, patch=4, channels=1, depth=1, token_hidden=1, channel_hidden=1, classes=1
     ),

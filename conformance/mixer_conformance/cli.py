@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +20,8 @@ from mixer_spec import (
 )
 from mixer_spec import variant as find_variant
 from mixer_spec.commands.architecture import find_architecture
-from mixer_spec.commands.output import Json, console, print_json
+from mixer_spec.commands.options import Classes, ImageSize
+from mixer_spec.commands.output import Json, console, print_json, progress
 from mixer_spec.errors import InputError
 from mixer_spec.weights import Weights
 
@@ -46,10 +47,8 @@ def verify(
     every_variant: Annotated[
         bool, typer.Option("--all", help="Verify every published variant.")
     ] = False,
-    image_size: Annotated[
-        str | None, typer.Option(help="Pixels of a side, or HxW. Default: 224.")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of logits. Default: 1000.")] = None,
+    image_size: ImageSize = None,
+    classes: Classes = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Number of inputs. Default: 2; 1 for a huge model.")
     ] = None,
@@ -217,15 +216,6 @@ def _exit_code(reports: Sequence[Report]) -> int:
     if any(backend.crash is not None for backend in backends):
         return _CRASHED
     return 0 if all(backend.conformant for backend in backends) else _NOT_CONFORMANT
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what is being done; silent where stderr is no terminal."""
-    from rich.console import Console
-
-    with Console(stderr=True).status("starting") as status:
-        yield status.update
 
 
 def _print(report: Report, *, every_tap: bool) -> None:

@@ -56,7 +56,7 @@ def read_excuses(path: Path) -> tuple[Excuse, ...]:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileError(str(path), f"cannot be read as TOML: {error}") from None
+        raise FileError(str(path), f"cannot be read as TOML; got: {error}") from None
     problems, found = [], []
     tables = data.get("excuse", [])
     if not isinstance(tables, list) or data.keys() - {"excuse"}:
@@ -80,14 +80,11 @@ def read_excuses(path: Path) -> tuple[Excuse, ...]:
     return tuple(found)
 
 
-def excused(
-    result: Result, excuses: Sequence[Excuse], today: datetime.date | None = None
-) -> Result:
+def excused(result: Result, excuses: Sequence[Excuse]) -> Result:
     """The result in the light of the excuses: an expected failure, or an unexpected pass."""
     excuse = next((excuse for excuse in excuses if excuse.fits(result)), None)
     if excuse is None or result.status == "unsupported":
         return result
-    today = today or datetime.date.today()
     told = f"excused until {excuse.expires}: {excuse.reason} ({excuse.issue})"
     if result.status == "pass":
         return replace(
@@ -95,7 +92,7 @@ def excused(
             status="unexpected_pass",
             message=f"passes, but is {told}; do remove the excuse",
         )
-    if excuse.expires < today:
+    if excuse.expires < datetime.date.today():
         return replace(result, message=f"the excuse ran out on {excuse.expires}; {result.message}")
     return replace(result, status="expected_fail", message=f"{told}; {result.message}")
 

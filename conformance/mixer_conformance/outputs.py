@@ -249,4 +249,4 @@ def write(path: Path, text: str) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise FileError(str(path), f"cannot be written: {error.strerror}") from error
+        raise FileError(str(path), f"cannot be written; got: {error.strerror}") from error

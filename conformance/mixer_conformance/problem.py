@@ -69,12 +69,9 @@ class Problem:
         )
 
 
-def conformance_problem(
-    spec: ModelSpec, precision: Precision, *, seed: int = 0, batch: int | None = None
-) -> Problem:
+def conformance_problem(spec: ModelSpec, precision: Precision, *, seed: int) -> Problem:
     """Conformance weights and inputs: three for a small model, two or one for a large one."""
-    if batch is None:
-        batch = 3 if spec.multiply_adds < _SMALL else default_batch(spec)
+    batch = 3 if spec.multiply_adds < _SMALL else default_batch(spec)
     inputs = conformance_inputs(spec, batch, seed)
     if np.issubdtype(inputs.dtype, np.floating):
         inputs = inputs.astype(precision.dtype)

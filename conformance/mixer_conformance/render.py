@@ -11,6 +11,7 @@ from rich.markup import escape
 from mixer_spec.commands.output import table
 
 from .compare import Comparison
+from .findings import explained
 from .judge import TapJudgement
 from .report import BackendReport, Report
 from .tolerance import K_MAX, K_RMS, Judgement
@@ -147,7 +148,7 @@ def _verdict(backend: BackendReport) -> Iterator[str]:
         yield f"  {escape(f'{place}: {rule}')}"
     tap = next((tap for tap in backend.taps if tap.tap == stage), None)
     if tap is not None and not tap.passed:
-        yield f"  {escape(_explain(tap))}"
+        yield f"  {escape(explained(tap))}"
 
 
 def _worst(backend: BackendReport) -> str:
@@ -160,18 +161,3 @@ def _worst(backend: BackendReport) -> str:
 
 def _margin(judgement: Judgement) -> str:
     return f"{judgement.margin:.2f}" if judgement.margin < 10 else f"{judgement.margin:.3g}"
-
-
-def _explain(tap: TapJudgement) -> str:
-    """Why a tap is out of tolerance, with its derivation."""
-    judgement = next(judgement for judgement in tap.judgements if not judgement.passed)
-    found, allowed = judgement.deviation, judgement.tolerance
-    kind = "from its own previous tap" if judgement is tap.local else "from the inputs on"
-    if not found.finite:
-        return f"{tap.tap}, {kind}: not finite at index {list(found.worst)} (the sample first)"
-    return (
-        f"{tap.tap}, {kind}: error {found.rms:.1e} rms, {found.max:.1e} max at index "
-        f"{list(found.worst)} (the sample first); tolerance {allowed.rms:.1e} rms = {K_RMS:g} x "
-        f"max(yardstick {allowed.yardstick.rms:.1e}, floor {allowed.floor:.1e}), "
-        f"{allowed.max:.1e} max; {_margin(judgement)} x over"
-    )

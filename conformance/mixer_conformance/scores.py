@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from mixer_spec.backend import load_backend
 from mixer_spec.errors import FileError, InputError, MixerSpecError
+from mixer_spec.markdown import with_tables
 
 from .audit import Audit, Verdict, audit
 from .cases import CASES
@@ -32,14 +32,6 @@ _LIMIT = 900.0
 """Seconds of one call, so that a busy machine is no finding."""
 
 _LEVELS = ("structure", "logits", "taps", "gradients", "optimiser")
-
-_MARK = re.compile(r"<!-- conformance: (?:begin|end)\b")
-_PLACE = re.compile(
-    r"(?P<begin><!-- conformance: begin (?P<what>backends|mutants) -->\n)"
-    r"(?:(?!<!-- conformance: ).)*"
-    r"(?P<end><!-- conformance: end -->)",
-    re.DOTALL,
-)
 
 
 # --- measuring ------------------------------------------------------------------------------
@@ -189,17 +181,23 @@ def with_scores(page: str, data: Mapping[str, Any], where: str = "page") -> str:
     """``page`` with a new table between each pair of marks.
 
     Raises:
-        InputError: if it has no marks, or one lacks its other half.
+        InputError: if it has no marks, one lacks its other half, or asks for another table.
     """
-    marks, places = len(_MARK.findall(page)), len(_PLACE.findall(page))
-    if not places or marks != 2 * places:
+    made = {"backends": levels_table(data["backends"]), "mutants": kill_matrix(data["suite"])}
+    asked: list[str] = []
+
+    def table(names: Sequence[str]) -> str:
+        asked.append(" ".join(names))
+        return made.get(asked[-1], "")
+
+    page = with_tables(page, where, {"conformance": table})
+    if not asked or not made.keys() >= {*asked}:
         raise InputError(
             where,
-            "expected `<!-- conformance: begin backends -->` or `begin mutants` and "
-            f"`<!-- conformance: end -->` in turn, got {marks} marks and {places} pairs",
+            "expected `<!-- conformance: begin backends -->` or `begin mutants`, and "
+            f"`<!-- conformance: end -->` behind it, got {asked}",
         )
-    tables = {"backends": levels_table(data["backends"]), "mutants": kill_matrix(data["suite"])}
-    return _PLACE.sub(lambda at: f"{at['begin']}{tables[at['what']]}\n{at['end']}", page)
+    return page
 
 
 # --- the program ----------------------------------------------------------------------------
@@ -223,7 +221,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise FileError(path, f"cannot be read: {error.strerror}") from error
+        raise FileError(path, f"cannot be read; got: {error.strerror}") from error
 
 
 if __name__ == "__main__":

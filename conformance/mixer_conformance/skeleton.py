@@ -262,5 +262,5 @@ def write_skeleton(name: str, folder: Path) -> list[Path]:
         finally:
             shutil.rmtree(beside)
     except OSError as error:
-        raise FileError(str(root), f"cannot be written: {error.strerror}") from None
+        raise FileError(str(root), f"cannot be written; got: {error.strerror}") from None
     return [root / place.replace("NAME", name) for place in _FILES]

@@ -110,7 +110,12 @@ def subject_of(
     *,
     limit: float | None = None,
 ) -> Subject:
-    """A backend in one arithmetic, as far as a level looks at it."""
+    """A backend in one arithmetic, as far as a level looks at it.
+
+    Raises:
+        InputError: if there is no such level or profile.
+        UnknownNameError: if there is no such backend, or it does not claim the profile.
+    """
     if not 0 <= level <= 4:
         raise InputError("level", f"must be one of 0 to 4, got {level}")
     if profile not in PRECISIONS:

@@ -26,6 +26,10 @@ def check_target(path: str | os.PathLike[str]) -> None:
     target = Path(path).resolve()
     if target.is_dir():
         raise FileError(str(path), "is a folder; expected the name of a file to write")
+    _check_parent(path, target)
+
+
+def _check_parent(path: str | os.PathLike[str], target: Path) -> None:
     if not target.parent.is_dir():
         raise FileError(
             str(path), f"there is no folder {str(target.parent)!r}; make it, or write elsewhere"
@@ -135,10 +139,7 @@ def check_folder(path: str | os.PathLike[str], names: Collection[str], *, overwr
             with such files only; or if the folder that it is in does not exist.
     """
     target = Path(path).resolve()
-    if not target.parent.is_dir():
-        raise FileError(
-            str(path), f"there is no folder {str(target.parent)!r}; make it, or write elsewhere"
-        )
+    _check_parent(path, target)
     if not target.exists():
         return
     if not overwrite:

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 import mixer_spec
 from mixer_spec.commands.architecture import find_architecture
+from mixer_spec.commands.options import ImageSize, VariantName
 from mixer_spec.commands.output import Json, console, print_json
 from mixer_spec.errors import FileError
 
@@ -22,12 +23,10 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is 
 
 
 def init(
-    variant: Annotated[str, typer.Argument(help="A variant's name, or a spec file (.json).")],
+    variant: VariantName,
     output: Annotated[Path, typer.Option("-o", "--output", help="The .safetensors to write.")],
     seed: Annotated[int, typer.Option(help="Of the initial values.")] = 0,
-    image_size: Annotated[
-        str | None, typer.Option(help="Pixels of a side, or HxW. Default: 224.")
-    ] = None,
+    image_size: ImageSize = None,
     classes: Annotated[
         int | None, typer.Option(help="Number of logits. Default: one for each label, or 1000.")
     ] = None,

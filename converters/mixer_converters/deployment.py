@@ -31,12 +31,12 @@ class Deployment:
     Args:
         runs: predictions by backend.
         missing: backends that are not installed, and what to do.
-        verdict: of the conformance suite, as plain data; ``None`` if it was not asked.
+        verdict: of the conformance suite, as plain data.
     """
 
     runs: Mapping[str, Predictions]
     missing: Mapping[str, str]
-    verdict: Mapping[str, Any] | None
+    verdict: Mapping[str, Any]
 
     @property
     def same(self) -> bool:
@@ -47,7 +47,7 @@ class Deployment:
     @property
     def good(self) -> bool:
         """Whether nothing speaks against it."""
-        return self.same and (self.verdict is None or self.verdict["conformant"])
+        return self.same and bool(self.verdict["conformant"])
 
     def to_data(self) -> dict[str, Any]:
         """For JSON."""
@@ -98,7 +98,6 @@ def prove(
     onnx: Path,
     source: Source,
     *,
-    batch: int = 256,
     progress: Callable[[str], None] = lambda activity: None,
 ) -> Deployment:
     """Evaluate and judge a trained model in every backend that is installed.
@@ -107,7 +106,6 @@ def prove(
         model: the canonical file.
         onnx: the file exported from it.
         source: the examples.
-        batch: examples in one forward pass.
         progress: is told what is being done.
 
     Raises:
@@ -119,7 +117,7 @@ def prove(
         progress(f"evaluating with {backend}")
         try:
             path = onnx if backend == "onnxruntime" else model
-            runs[backend] = evaluate_file(path, backend, source, batch=batch)
+            runs[backend] = evaluate_file(path, backend, source)
         except MissingExtraError as error:
             missing[backend] = error.problems[0]
     if not runs:

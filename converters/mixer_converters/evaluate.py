@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from mixer_spec import InputError, MixerSpecError
-from mixer_spec.commands.output import Json, console, print_json, progress, table
-
-_CRASHED = 3
+from mixer_spec import InputError
+from mixer_spec.commands.options import Data
+from mixer_spec.commands.output import Json, backend_crashes, console, print_json, progress, table
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A canonical .safetensors or an exported .onnx.")],
-    data: Annotated[
-        str, typer.Option(help="digits, or a path; or kind:place with folder, npz, ...")
-    ],
+    data: Data,
     split: Annotated[str, typer.Option(help="Which examples of it.")] = "test",
     backends: Annotated[
         str, typer.Option(help="Names separated by commas, or package.module:Class.")
@@ -39,17 +35,11 @@ def evaluate(
     if not names:
         raise InputError("--backends", "nothing to run; expected at least one backend, got none")
     source = open_source(data, split)
-    try:
-        with progress() as tell:
-            runs = {}
-            for name in names:
-                tell(f"evaluating with {name}")
-                runs[name] = evaluate_file(model, name, source, batch=batch)
-    except MixerSpecError:
-        raise
-    except Exception:  # noqa: BLE001 - whatever a backend raises is its own fault
-        traceback.print_exc()
-        raise typer.Exit(_CRASHED) from None
+    runs = {}
+    with backend_crashes(), progress() as tell:
+        for name in names:
+            tell(f"evaluating with {name}")
+            runs[name] = evaluate_file(model, name, source, batch=batch)
     first = next(iter(runs.values()))
     differing = {
         name: int((run.classes != first.classes).sum())

@@ -269,8 +269,3 @@ def find_layout(name: str, spec: ModelSpec) -> Layout:
         problem = f"cannot hold this architecture ({family})" if known else "there is no such one"
         raise FileError(f"layout {name!r}", f"{problem}; expected one of {', '.join(names)}")
     return found[0]
-
-
-def weights_of(match: Match, tensors: Mapping[str, Stored], where: str) -> MatchedWeights:
-    """The canonical weights of a match, unread."""
-    return MatchedWeights(match, tensors, canonical_shapes(match, tensors, where))

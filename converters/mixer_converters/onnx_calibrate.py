@@ -5,7 +5,7 @@ Both run the float32 graph in ONNX Runtime on inputs like those that the model w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,24 +106,17 @@ class Cost:
         }
 
 
-def measure_cost(
-    spec: ModelSpec,
-    weights: Weights,
-    form: Form,
-    inputs: NDArray[Any],
-    taps: Sequence[str] | None = None,
-) -> Cost:
-    """Run the form and float32 side by side.
+def measure_cost(spec: ModelSpec, weights: Weights, form: Form, inputs: NDArray[Any]) -> Cost:
+    """Run the form and float32 side by side, and compare every stage.
 
     Args:
         spec: the architecture.
         weights: canonical name to array.
         form: how the graph that is to be judged computes.
         inputs: ``[batch, height, width, rgb]`` preprocessed, or sequences.
-        taps: the stages to measure; by default all.
     """
     check_inputs(spec, inputs)
-    names = list(spec.taps if taps is None else dict.fromkeys([*taps, "logits"]))
+    names = list(spec.taps)
     whole, judged = (
         OnnxRun(_serialised(build_onnx(spec, weights, taps=names, form=how)))
         for how in (Form(opset=form.opset), form)

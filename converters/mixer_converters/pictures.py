@@ -29,7 +29,7 @@ def pictures(
     form: Annotated[Literal["png", "svg"], typer.Option("--format", help="png or svg.")] = "png",
     json: Json = False,
 ) -> None:
-    """Draw what each token-mixing unit hears, lowest frequency first and in pairs; and the stem.
+    """Draw the weights of each token-mixing unit, lowest frequency first and in pairs; and the stem.
 
     Exit codes: 0 good, 2 bad input or a missing extra.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from numpy.typing import NDArray
 from rich.markup import escape
 
 from mixer_spec import FileError, InputError, MixerSpecError, ModelSpec, WeightsError, load_backend
-from mixer_spec.commands.output import Json, console, print_json, table
+from mixer_spec.commands.options import Backend, Pipeline
+from mixer_spec.commands.output import Json, backend_crashes, console, print_json, table
 from mixer_spec.preprocess import Preprocessing, pipeline, preprocess
 from mixer_spec.preprocess.decode import decode
 from mixer_spec.shapes import Image
 
-_CRASHED = 3
 _BATCH = 32  # images in one forward pass, so that a folder of photos does not fill the memory
 
 
@@ -87,14 +86,9 @@ class Guess:
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Photos, in any format that Pillow reads.")],
     model: Annotated[Path, typer.Option(help="A canonical .safetensors or an exported .onnx.")],
-    backend: Annotated[
-        str, typer.Option(help="A registered name, or package.module:Class.")
-    ] = "onnxruntime",
+    backend: Backend = "onnxruntime",
     top: Annotated[int, typer.Option(min=1, help="Number of classes for each photo.")] = 5,
-    preprocessing: Annotated[
-        str | None,
-        typer.Option(help="An official pipeline's name. Default: what the file says."),
-    ] = None,
+    preprocessing: Pipeline = None,
     json: Json = False,
 ) -> None:
     """Classify photos with a model file; prints the most probable classes of each.
@@ -102,7 +96,7 @@ def predict(
     Exit codes: 0 good, 2 bad input or a missing extra, 3 the backend crashed.
     """
     chosen = None if preprocessing is None else pipeline(preprocessing)
-    try:
+    with backend_crashes():
         loaded = load_model(model, backend)
         photo_size(loaded.spec)  # what takes no photos needs no preprocessing either
         if isinstance(loaded, TakesPhotos) and loaded.takes_photos and chosen is not None:
@@ -112,11 +106,6 @@ def predict(
                 f"{preprocessing!r}; leave `--preprocessing` out",
             )
         found = classify(images, loaded, chosen or _own_preprocessing(loaded, model), top=top)
-    except MixerSpecError:
-        raise
-    except Exception:  # noqa: BLE001 - whatever a backend raises is its own fault
-        traceback.print_exc()
-        raise typer.Exit(_CRASHED) from None
     if json:
         print_json(_describe(model, backend, images, found))
     else:

@@ -104,6 +104,13 @@ def resize_then_crop(
 ) -> NDArray[Any]:
     """The image squashed to ``side x side``, and a random part of ``size`` of that.
 
+    Args:
+        image: ``[height, width, rgb]`` of any size.
+        generator: draws the place.
+        size: height and width of what is left.
+        side: of the square.
+        how: it is resized.
+
     Source:
         google-research/big_transfer, input_pipeline_tf2_or_jax.py.
     """
@@ -115,7 +122,7 @@ def resize_then_crop(
 
 
 def shift(image: Pixels, generator: np.random.Generator, most: int) -> Pixels:
-    """The image moved by up to ``most`` pixels each way; zeros move in."""
+    """The image ``[height, width, rgb]`` moved by up to ``most`` pixels each way; zeros move in."""
     height, width = image.shape[:2]
     padded = np.pad(image, ((most, most), (most, most), (0, 0)))
     top, left = (int(place) for place in generator.integers(2 * most + 1, size=2))
@@ -123,5 +130,5 @@ def shift(image: Pixels, generator: np.random.Generator, most: int) -> Pixels:
 
 
 def flip(image: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
-    """Left and right exchanged, half of the time."""
+    """Left and right of ``[height, width, rgb]`` exchanged, half of the time."""
     return image[:, ::-1] if generator.integers(2) else image

@@ -61,5 +61,5 @@ def _read(path: Path) -> ModelSpec:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise FileError(str(path), f"cannot be read: {error.strerror}") from None
+        raise FileError(str(path), f"cannot be read; got: {error.strerror}") from None
     return ModelSpec.from_json(text, where=str(path))

@@ -19,9 +19,9 @@ from mixer_spec.throughput import WARM_UP, Measured, Throughput, measure
 from mixer_spec.variants import Variant
 
 from .architecture import find_architecture
-from .output import Json, console, print_json, progress, table
+from .options import Classes, ImageSize
+from .output import CRASHED, Json, console, print_json, progress, table
 
-_CRASHED = 3
 _ROUNDS = 5
 _MIB = 2**20
 
@@ -31,10 +31,8 @@ Architecture = tuple[str, ModelSpec, Variant | None]
 
 def compare(
     variant: Annotated[list[str], typer.Argument(help="Variants' names or spec files (.json).")],
-    image_size: Annotated[
-        str | None, typer.Option(help="Pixels of a side, or HxW. Default: 224.")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of logits. Default: 1000.")] = None,
+    image_size: ImageSize = None,
+    classes: Classes = None,
     backends: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +59,7 @@ def compare(
     else:
         _print(console(), architectures, measured, batch)
     if any(found.crash for found in measured):
-        raise typer.Exit(_CRASHED)
+        raise typer.Exit(CRASHED)
 
 
 def _find(name: str, image_size: str | None, classes: int | None) -> Architecture:

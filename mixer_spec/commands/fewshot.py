@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixer_spec.errors import FileError, InputError, MixerSpecError
+from mixer_spec.errors import FileError, InputError
 
-from .output import Json, console, print_json, progress, table
+from .options import Backend, Data, Pipeline
+from .output import Json, backend_crashes, console, print_json, progress, table
 
 if TYPE_CHECKING:
     from mixer_spec.fewshot import Accuracies, FewShot
 
-_CRASHED = 3
 _FEATURES = "pooled"  # the tap in front of the head
 
 
 def fewshot(
     model: Annotated[Path, typer.Argument(help="Model file of any layout.")],
-    data: Annotated[
-        str, typer.Option(help="digits, or a path; or kind:place with folder, npz, ...")
-    ],
-    backend: Annotated[
-        str, typer.Option(help="A registered name, or package.module:Class.")
-    ] = "jax",
+    data: Data,
+    backend: Backend = "jax",
     shots: Annotated[str, typer.Option(help="Examples of each class.")] = "1,5,10,25",
     regularisation: Annotated[
         float | None, typer.Option(help="Default: 1024, as big_vision has it.")
@@ -35,9 +30,7 @@ def fewshot(
     train: Annotated[str, typer.Option(help="Split to choose examples from.")] = "train",
     test: Annotated[str, typer.Option(help="Split to classify.")] = "test",
     batch: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 64,
-    preprocessing: Annotated[
-        str | None, typer.Option(help="An official pipeline's name. Default: what the file says.")
-    ] = None,
+    preprocessing: Pipeline = None,
     json: Json = False,
 ) -> None:
     """Fit least squares to the features of a few examples, and classify the others with it.
@@ -64,23 +57,17 @@ def fewshot(
         )
     sources = open_source(data, train), open_source(data, test)
     size = (file.spec.input.height, file.spec.input.width)
-    try:
+    with backend_crashes(), progress() as tell:
         loaded = load_backend(backend).load(file.spec, file.weights)
-        with progress() as tell:
-            found = measure(
-                settings,
-                lambda images: loaded.forward(images, taps=(_FEATURES,))[_FEATURES],
-                sources,
-                how,
-                size,
-                batch,
-                tell,
-            )
-    except MixerSpecError:
-        raise
-    except Exception:  # noqa: BLE001 - whatever a backend raises is its own fault
-        traceback.print_exc()
-        raise typer.Exit(_CRASHED) from None
+        found = measure(
+            settings,
+            lambda images: loaded.forward(images, taps=(_FEATURES,))[_FEATURES],
+            sources,
+            how,
+            size,
+            batch,
+            tell,
+        )
     if json:
         print_json(
             {

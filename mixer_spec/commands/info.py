@@ -18,17 +18,16 @@ from mixer_spec.variants import Variant
 from mixer_spec.weights import initial_distribution
 
 from .architecture import find_architecture
+from .options import Classes, ImageSize, VariantName
 from .output import Json, console, print_json, table
 
 _MIB = 2**20
 
 
 def info(
-    variant: Annotated[str, typer.Argument(help="A variant's name, or a spec file (.json).")],
-    image_size: Annotated[
-        str | None, typer.Option(help="Pixels of a side, or HxW. Default: 224.")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of logits. Default: 1000.")] = None,
+    variant: VariantName,
+    image_size: ImageSize = None,
+    classes: Classes = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Write out every block, not one of each stage.")
     ] = False,

@@ -1,9 +1,10 @@
-"""How every command prints: one JSON document, or tables that a pipe does not fold."""
+"""How every command prints and ends: one JSON document, or tables that a pipe does not fold."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -13,8 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mixer_spec.errors import MixerSpecError
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 """The option that every command has."""
+
+CRASHED = 3
+"""The exit code of a command in which a backend crashed."""
 
 _WIDE = 240  # columns for a file or a pipe, which has no edge to fold at
 
@@ -54,3 +60,19 @@ def progress() -> Iterator[Callable[[str], None]]:
     """A line on stderr that says what is being done; silent where stderr is no terminal."""
     with Console(stderr=True).status("starting") as status:
         yield lambda activity: status.update(escape(activity))
+
+
+@contextlib.contextmanager
+def backend_crashes() -> Iterator[None]:
+    """End the command with :data:`CRASHED` if a backend raises what is no error of ours.
+
+    Raises:
+        typer.Exit: then, behind the traceback on stderr.
+    """
+    try:
+        yield
+    except MixerSpecError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever a backend raises is its own fault
+        traceback.print_exc()
+        raise typer.Exit(CRASHED) from None

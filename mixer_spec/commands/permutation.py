@@ -9,7 +9,8 @@ import typer
 
 from mixer_spec.errors import InputError
 
-from .output import Json, console, print_json, progress, table
+from .options import Backend, Data
+from .output import Json, backend_crashes, console, print_json, progress, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,21 +35,18 @@ def permutation(
             help="A model file or a spec file (.json). Default: the digits' small Mixer."
         ),
     ] = None,
-    data: Annotated[
-        str, typer.Option(help="digits, or a path; or kind:place with folder, npz, ...")
-    ] = "digits",
+    data: Data = "digits",
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Examples in a step.")] = 16,
-    backend: Annotated[
-        str, typer.Option(help="A registered name, or package.module:Class.")
-    ] = "reference",
+    backend: Backend = "reference",
     learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = 3e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of the orders and the weights.")] = 0,
     json: Json = False,
 ) -> None:
     """Train on shuffled images, and on controls, in float64; compare the loss of every step.
 
-    Exit codes: 0 the invariance holds and the controls see a difference, 1 not, 2 bad input.
+    Exit codes: 0 the invariance holds and the controls see a difference, 1 not, 2 bad input, 3 the
+    backend crashed.
     """
     import numpy as np
 
@@ -79,7 +77,7 @@ def permutation(
         decayed=("kernel",),
     )
     train = training_by(load_backend(backend), spec, optimiser, CrossEntropy(label_smoothing=0.0))
-    with progress() as tell:
+    with backend_crashes(), progress() as tell:
         tell("training five times")
         found = training_invariance(
             spec, weights, _batches(source, spec, how, steps, batch), train, seed=seed

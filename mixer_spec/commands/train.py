@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from mixer_spec.errors import FileError, InputError
 
+from .options import Data
 from .output import Json, console, print_json, table
 
 if TYPE_CHECKING:
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
     from mixer_spec.variants import Variant
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe's name, or a recipe file (.json).")]
-DataPlace = Annotated[
-    str,
-    typer.Option(
-        "--data", help="digits, or a path; or kind:place with folder, npz, fashion-mnist, ..."
-    ),
-]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run; a run in it goes on.")]
 Changes = Annotated[
     list[str] | None,
@@ -63,7 +58,7 @@ _TERMINATED = 143  # what a shell says of a process that SIGTERM ended
 
 def train(
     recipe: RecipeName,
-    data: DataPlace,
+    data: Data,
     out: Out,
     model: Annotated[
         str | None,
@@ -109,7 +104,7 @@ def train(
 
 
 def finetune(
-    data: DataPlace,
+    data: Data,
     out: Out,
     init: Annotated[Path, typer.Option(help="Model file to begin with, of any layout.")],
     recipe: Annotated[
@@ -196,7 +191,7 @@ def find_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
         try:
             text = Path(name).read_bytes()
         except OSError as error:
-            raise FileError(name, f"cannot be read: {error.strerror}") from None
+            raise FileError(name, f"cannot be read; got: {error.strerror}") from None
         found = Recipe.from_json(text, where=name)
     else:
         found = recipe(name)

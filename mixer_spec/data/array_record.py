@@ -108,7 +108,7 @@ def _decoded(encoded: bytes, name: str) -> Any:
             return np.asarray(decode(image, "stored"))
     except Exception as error:  # whatever Pillow's decoders run into
         raise InputError(
-            name, f"its image cannot be decoded; {type(error).__name__}: {error}"
+            name, f"its image cannot be decoded; got {type(error).__name__}: {error}"
         ) from error
 
 

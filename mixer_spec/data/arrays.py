@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError, InputError
 
-from .class_names import check_labels
+from .class_names import label_problems
 from .source import Example, fingerprint
 
 
@@ -59,7 +59,7 @@ class ArraySource:
                 f"labels have the wrong shape; expected {list(shape[:1])}, one for each image, "
                 f"got {list(self.labels.shape)}"
             )
-        problems += check_labels(self.labels, self.classes)
+        problems += label_problems(self.labels, self.classes)
         if problems:
             raise InputError(self.where, problems)
 

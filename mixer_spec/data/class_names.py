@@ -34,8 +34,8 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def check_labels(labels: NDArray[Any], classes: Sequence[str]) -> Iterator[str]:
-    """What is wrong with labels that should be numbers of ``classes``."""
+def label_problems(labels: NDArray[Any], classes: Sequence[str]) -> Iterator[str]:
+    """What is wrong with labels ``[example]`` that should be numbers of ``classes``."""
     if not np.issubdtype(labels.dtype, np.integer):
         yield f"labels have the wrong dtype; expected whole numbers, got {labels.dtype}"
     elif labels.size and not 0 <= labels.min() <= labels.max() < len(classes):

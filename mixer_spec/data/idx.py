@@ -55,7 +55,7 @@ def _find(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
-    raise FileError(str(folder), f"has no file {name} or {name}.gz; is it the right folder?")
+    raise FileError(str(folder), f"has no file {name} or {name}.gz; expected all four of MNIST")
 
 
 def read_idx(path: Path) -> NDArray[Any]:
@@ -70,7 +70,9 @@ def read_idx(path: Path) -> NDArray[Any]:
     except (OSError, EOFError, zlib.error) as error:
         raise FileError(str(path), f"cannot be read; is it whole? got {error}") from None
     if len(data) < 4 or data[:3] != bytes((0, 0, _UINT8)):
-        raise FileError(str(path), f"is not an idx file of bytes; it starts with {data[:4]!r}")
+        raise FileError(
+            str(path), f"is not an idx file of bytes; expected 0, 0, 8 in front, got {data[:4]!r}"
+        )
     axes = data[3]
     shape = np.frombuffer(data[4 : 4 + 4 * axes].ljust(4 * axes, b"\0"), ">u4").tolist()
     expected = 4 + 4 * axes + math.prod(shape)

@@ -90,7 +90,9 @@ class RowSource:
         try:
             yield
         except Exception as error:
-            raise InputError(name, f"cannot be read; {type(error).__name__}: {error}") from error
+            raise InputError(
+                name, f"cannot be read; got {type(error).__name__}: {error}"
+            ) from error
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -135,7 +137,7 @@ def read_hugging_face(name: str, split: str) -> RowSource:
         raise
     except Exception as error:
         raise InputError(
-            where, f"cannot be opened for {split!r}; {type(error).__name__}: {error}"
+            where, f"cannot be opened for {split!r}; got {type(error).__name__}: {error}"
         ) from error
     features = rows.features
     label = _column(features, _LABELS, where)
@@ -168,7 +170,7 @@ def read_tfds(name: str, split: str) -> RowSource:
         rows = tfds.data_source(name, split=split)
     except Exception as error:
         raise InputError(
-            where, f"cannot be opened for {split!r}; {type(error).__name__}: {error}"
+            where, f"cannot be opened for {split!r}; got {type(error).__name__}: {error}"
         ) from error
     features = rows.dataset_info.features
     label = _column(features, _LABELS, where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -86,9 +85,5 @@ def pipeline(name: str) -> Preprocessing:
         (0.0, 0.0, 0.0)
     """
     if name not in PIPELINES:
-        near = difflib.get_close_matches(name, PIPELINES, n=3, cutoff=0.4) or list(PIPELINES)
-        raise UnknownNameError(
-            f"preprocessing {name!r}",
-            f"there is no such pipeline; expected a name like {', '.join(near)}",
-        )
+        raise UnknownNameError.of("preprocessing", name, PIPELINES)
     return PIPELINES[name]

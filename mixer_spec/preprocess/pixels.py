@@ -51,6 +51,9 @@ def preprocess(
 def fit(photo: Photo, preprocessing: Preprocessing, image_size: ImageSize) -> NDArray[Any]:
     """The first half of :func:`preprocess`: values from 0 to 255, whole or not, of the right size.
 
+    Returns:
+        ``[height, width, rgb]``.
+
     Raises:
         FileError, InputError: as :func:`preprocess`.
     """

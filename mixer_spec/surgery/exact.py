@@ -136,7 +136,7 @@ class Copies:
         return np.array_equal(self.places, other.places)
 
     def kernel(self, kernel: Array, entering: Self) -> Array:
-        """A block for each copy, and zeros where one copy would hear another."""
+        """A block for each copy, and zeros from one copy to another."""
         made = np.zeros((*kernel.shape[:-2], self.tokens, entering.tokens), kernel.dtype)
         for rows, columns in zip(self.places, entering.places, strict=True):
             made[..., rows[:, None], columns] = kernel

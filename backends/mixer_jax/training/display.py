@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mixer_converters.atomic import replacing
+
 from .log import METRICS, read
 
 
@@ -96,7 +98,8 @@ def draw(folder: Path, path: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _columns(points: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:

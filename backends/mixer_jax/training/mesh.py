@@ -70,7 +70,7 @@ class Placement:
         return NamedSharding(self.mesh, P(*[None] * longest, AXIS))
 
     def place_rows(self, local: NDArray[Any]) -> jax.Array:
-        """This process's rows as its part of the global array."""
+        """This process's rows ``[row, ...]`` as its part of the global array."""
         return jax.make_array_from_process_local_data(self.rows(), local)
 
 

@@ -147,7 +147,7 @@ def forward(
 
 
 def pixels(recipe: Recipe, images: jax.Array) -> jax.Array:
-    """What the model takes, of photos in uint8; of anything else, itself."""
+    """The images ``[row, height, width, rgb]`` as the model takes them; uint8 is normalised."""
     if images.dtype != jnp.uint8:
         return images
     of, dtype = recipe.data.evaluation, dtype_of(recipe)

@@ -64,7 +64,7 @@ _BIAS = 0.12
 
 
 def one_sided(errors: Array, expected: Array) -> float:
-    """How far errors lean away from zero, or towards it if negative, from -1 to 1."""
+    """How far errors of any shape lean away from zero, or towards it if negative, from -1 to 1."""
     size = math.sqrt(float(np.mean(errors**2)))
     return float(np.mean(errors * np.sign(expected))) / size if size else 0.0
 

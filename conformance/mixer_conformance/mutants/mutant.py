@@ -19,7 +19,6 @@ from mixer_spec.reference.layers import COMPUTE
 from mixer_spec.weights import validate
 
 Weights = dict[str, Array]
-Change = Callable[[Any], Any]
 Compute = Callable[..., Array]
 """``(layer, own weights, x, run)``, as in ``mixer_spec.reference.layers``."""
 

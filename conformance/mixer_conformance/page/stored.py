@@ -32,7 +32,7 @@ def read_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
         try:
             run = _parsed(path.read_bytes())
         except OSError as error:
-            problems.append(f"{path}: cannot be read: {error.strerror}")
+            problems.append(f"{path}: cannot be read; got: {error.strerror}")
         except ValueError as error:
             problems.append(f"{path}: is no JSON: {error}")
         else:
