@@ -291,6 +291,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "fail",
         "norm: wrong dtype; expected float32, got float64",
     ),
+    "values": (
+        lambda folder: changed(folder, lambda a: {**a, "pooled": 2 * a["pooled"]}),
+        "fail",
+        " (the sample first): expected 0.865",
+    ),
     "NaN": (
         lambda folder: changed(folder, _nan),
         "fail",
