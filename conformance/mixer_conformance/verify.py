@@ -20,7 +20,7 @@ from mixer_spec.weights import Weights, validate
 from .judge import Taps, judge, standards
 from .measure import Array
 from .report import BackendReport, Report
-from .tolerance import default_batch, yardstick_runs
+from .tolerance import carried_runs, default_batch, yardstick_runs
 from .weights import conformance_inputs, conformance_weights
 
 _PROFILE: Profile = "f32-strict"
@@ -120,6 +120,7 @@ def report_on(
         weights,
         inputs,
         yardsticks=yardsticks,
+        carried=carried_runs(spec),
         progress=lambda tap: progress(f"judging {tap}"),
     )
     judged = judge(weights, inputs, [run.taps for run in runs], ruler)
