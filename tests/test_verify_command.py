@@ -16,6 +16,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 import mixer_conformance.cli
+import mixer_conformance.in_process
 from mixer_conformance.cli import verify
 from mixer_spec import (
     VARIANTS,
