@@ -248,7 +248,9 @@ def _flushed(trial: Trial) -> Iterator[Finding]:
     later = [tap for tap in problem.judge(found) if tap.judgements]
     for tap in later:
         for judgement in tap.judgements:
-            yield Finding(judgement.margin, f"{tap.tap} of subnormal inputs", tap.tap)
+            margin = judgement.margin
+            message = f"{tap.tap} of subnormal inputs: {margin:.2g} of the tolerance"
+            yield Finding(margin, message, tap.tap)
 
 
 F09 = Case(
