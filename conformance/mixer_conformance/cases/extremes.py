@@ -90,11 +90,13 @@ def _large_mean(problem: Problem, by: float) -> Problem:
 def _conditioned(problem: Problem) -> tuple[Standard, ...]:
     """The standards with floors for a norm of numbers far from zero.
 
-    A relative error of its own mean becomes ``kappa`` times as large in a norm's output, with
-    ``kappa = sqrt(mean^2 + variance) / sqrt(variance + epsilon)``.
+    A relative error of its input becomes ``kappa`` times as large in a norm's output, with
+    ``kappa = sqrt(mean^2 + variance) / sqrt(variance + epsilon)``, whether that error was made
+    before the norm or in its own mean. The mean's is the same for all channels of a token, so that
+    it may grow by more than the independent noise that is carried along.
     """
     found: list[Standard] = []
-    before: Array = problem.inputs.astype(np.float64)
+    before, total = problem.inputs.astype(np.float64), 0.0
     errors = Carried(problem.inputs, carried_runs(problem.spec))
     for standard in problem.standards:
         own = standard.local.floor
@@ -108,10 +110,12 @@ def _conditioned(problem: Problem) -> tuple[Standard, ...]:
             sums = 0.41 * math.sqrt(before.shape[-1] + 2)
             unit = problem.precision.unit * worst
             own = math.hypot(own, sums * unit, unit)
+            total *= math.hypot(1.0, worst)
+        total = math.hypot(total, own)
         exact, _ = float64_step(standard.step, problem.weights, errors.tables)
         carried = errors.floor(list(exact), standard.oracle, own)
         local = replace(standard.local, floor=own)
-        end_to_end = replace(standard.end_to_end, floor=carried)
+        end_to_end = replace(standard.end_to_end, floor=max(total, carried))
         found.append(replace(standard, local=local, end_to_end=end_to_end))
         before = standard.oracle
     return tuple(found)
