@@ -208,4 +208,4 @@ def test_false_alarms_counts_runs_at_each_number_of_threads() -> None:
         assert audit["false_alarms"] == 0
         assert {worst["backend"] for worst in audit["worst"]} == {"torch", "jax", "onnxruntime"}
         assert all(0 < worst["margin"] < 1 for worst in audit["worst"])
-        assert audit["cpu_seconds"] > 1
+        assert audit["cpu_seconds"] > 0.1
