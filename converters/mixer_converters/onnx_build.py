@@ -120,11 +120,14 @@ def draw_onnx(
 def as_model(entering: ir.Value, outputs: Sequence[ir.Value], drawing: Drawing) -> ir.Model:
     """A drawing as a model with its shapes inferred."""
     opset = drawing.form.opset
+    # The large ones together: as ONNX Runtime packs one it frees it, and the next packed one needs
+    # a little more than that hole. Two holes side by side are enough; a sixth less memory is used.
+    ordered = sorted(drawing.initializers.values(), key=_nbytes, reverse=True)
     graph = ir.Graph(
         [entering],
         outputs,
         nodes=drawing.nodes,
-        initializers=list(drawing.initializers.values()),
+        initializers=ordered,
         opset_imports={"": opset},
         name="mixer_spec",
     )
@@ -136,6 +139,12 @@ def as_model(entering: ir.Value, outputs: Sequence[ir.Value], drawing: Drawing) 
     )
     ShapeInferencePass()(model)
     return model
+
+
+def _nbytes(initializer: ir.Value) -> int:
+    tensor = initializer.const_value
+    assert tensor is not None
+    return int(tensor.nbytes)
 
 
 def preprocessing_graph(spec: ModelSpec, preprocessing: Preprocessing) -> bytes:
