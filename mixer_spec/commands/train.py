@@ -139,7 +139,7 @@ def finetune(
 
     settings = find_recipe(recipe, change or ())
     if resolution is not None:
-        size = parse_image_size(resolution)
+        size = parse_image_size(resolution, "--resolution")
         pair = size if isinstance(size, tuple) else (size, size)
         settings = dataclasses.replace(
             settings, data=dataclasses.replace(settings.data, image_size=pair)
