@@ -106,12 +106,9 @@ class Checkpoints:
             work()
             self._manager.check_for_errors()
         except Exception as error:
-            last = self._manager.latest_step()
-            good = (
-                "there is no good one yet"
-                if last is None
-                else f"the last good one is of step {last}"
-            )
+            # Not as the manager counts, to whom what it began to write is there.
+            whole = [int(path.name) for path in self._folder.iterdir() if path.name.isdigit()]
+            good = f"the last good one is of step {max(whole)}" if whole else "there is none yet"
             raise FileError(
                 str(self._folder),
                 f"a checkpoint could not be written; {good}; make room, and start the same command "
