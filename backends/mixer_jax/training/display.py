@@ -103,8 +103,9 @@ def draw(folder: Path, path: Path) -> None:
         (gradient, "gradient_norm", "length of the gradient", "#0969da"),
     ):
         points = [(line["step"], line[name]) for line in lines if name in line]
-        dots = "." if len(points) < _FEW else ""
-        axes.plot(*_columns(points), color=colour, linewidth=1, marker=dots, label=title)
+        if points:  # a run may have no held-out examples
+            dots = "." if len(points) < _FEW else ""
+            axes.plot(*_columns(points), color=colour, linewidth=1, marker=dots, label=title)
         axes.set_title(title, fontsize=10, loc="left")
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
