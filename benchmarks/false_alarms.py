@@ -2,60 +2,61 @@
 
 from __future__ import annotations
 
-import contextlib
-import json as json_format
 import os
-import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from measuring.fresh import run
+from measuring.campaign import Run, measure
 from measuring.machine import Noise
 from measuring.targets import Results, Target
-from mixer_spec.commands.output import Json, console, table
+from mixer_conformance.cases import chosen
+from mixer_spec.commands.output import Json, console, progress, table
 
 BACKENDS = "torch,jax,onnxruntime"
 MOST = 0.5
 """The worst margin that is wanted; 1 would be a false alarm."""
 
 
-@contextlib.contextmanager
-def limited_to(threads: int) -> Iterator[None]:
-    """New processes compute with so many threads, on as many cores."""
-    cores, before = os.sched_getaffinity(0), os.environ.get("OMP_NUM_THREADS")
-    os.sched_setaffinity(0, sorted(cores)[:threads])
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-        os.environ.pop("OMP_NUM_THREADS")
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
+def margin(worst: dict[str, Any]) -> float:
+    """A result's margin; infinite where it says so or measured nothing."""
+    found = worst["margin"]
+    return float(found) if isinstance(found, float) else float("inf")
 
 
-def audit(threads: int, seeds: int, scales: str) -> dict[str, Any]:
-    """What ``mixer-spec conformance audit --seeds`` says, and the processor time that it took."""
-    arguments = ["-m", "mixer_spec", "conformance", "audit", "--seeds", str(seeds)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with limited_to(threads):
-        done = run(
-            [*arguments, "--backends", BACKENDS, "--scales", scales, "--json"], accepted=(0, 1)
-        )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    found: dict[str, Any] = json_format.loads(done.stdout)
-    return found | {"threads": threads, "seconds": done.seconds, "cpu_seconds": used}
+def summed_up(threads: int, measured: Sequence[Run]) -> dict[str, Any]:
+    """One number of threads: runs, alarms, and the worst of each backend and family."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    each = [
+        worst | {name: run[name] for name in ("backend", "model", "seed")}
+        for run in measured
+        for worst in run["worst"]
+    ]
+    for worst in each:
+        key = worst["backend"], worst["case"]
+        row = rows.get(key, worst | {"runs": 0, "alarms": 0})
+        counts = {name: row[name] + worst[name] for name in ("runs", "alarms")}
+        rows[key] = max(row, worst, key=lambda one: (one["status"] != "pass", margin(one))) | counts
+    found = [rows[key] for key in sorted(rows)]
+    return {
+        "threads": threads,
+        "runs": sum(row["runs"] for row in found),
+        "false_alarms": sum(row["alarms"] for row in found),
+        "cpu_seconds": sum(run["cpu_seconds"] for run in measured),
+        "worst": found,
+    }
 
 
-def print_margins(out: Console, audits: Sequence[Mapping[str, Any]], seeds: int) -> None:
+def print_margins(
+    out: Console, audits: Sequence[dict[str, Any]], seeds: int, models: Sequence[str]
+) -> None:
     """Print one row for each backend, family of cases and number of threads."""
     out.print(
-        f"{seeds} seeds at each number of threads; the largest error of any run as a fraction of "
-        "its tolerance, and where",
+        f"{seeds} seeds of {len(models)} models; the largest error of any run as a fraction of its "
+        "tolerance, and where",
         soft_wrap=True,
     )
     right = ("threads", "runs", "alarms", "worst", "seed")
@@ -69,7 +70,7 @@ def print_margins(out: Console, audits: Sequence[Mapping[str, Any]], seeds: int)
                 str(found["threads"]),
                 str(worst["runs"]),
                 str(worst["alarms"]),
-                f"{float(worst['margin'] or 'inf'):.2f}",
+                f"{margin(worst):.2f}",
                 worst["model"],
                 str(worst["seed"]),
             )
@@ -80,28 +81,42 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Of weights and inputs.")] = 200,
     scales: Annotated[str, typer.Option(help="Models or groups of the zoo.")] = "Z0,Z1,Z2,Z3",
     threads: Annotated[str, typer.Option(help="Numbers of threads.")] = "1,2",
+    backends: Annotated[str, typer.Option(help="The backends that are right.")] = BACKENDS,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Add each run to this file, and go on from there."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Look for false alarms of the suite on the backends that are right; 200 seeds take hours."""
     load, noise = os.getloadavg()[0], Noise()
-    audits = [audit(int(number), seeds, scales) for number in threads.split(",")]
-    each = [worst for found in audits for worst in found["worst"]]
+    models = chosen("quick", tuple(scales.split(",")))
+    names, numbers = backends.split(","), [int(number) for number in threads.split(",")]
+    measured: dict[int, list[Run]] = {number: [] for number in numbers}
+    with progress() as show:
+        for number in numbers:
+            for run in measure(names, models, range(seeds), number, record):
+                measured[number].append(run)
+                show(f"threads: {number}: seed {run['seed']}, {run['model']}, {run['backend']}")
+    audits = [summed_up(number, runs) for number, runs in measured.items()]
     alarms = sum(found["false_alarms"] for found in audits)
     runs = sum(found["runs"] for found in audits)
-    largest = max(float(worst["margin"] or "inf") for worst in each)
     used = sum(found["cpu_seconds"] for found in audits)
+    largest = max(margin(worst) for found in audits for worst in found["worst"])
     targets = [
         Target(
             f"false alarms in {runs} runs, {used:.0f} s of CPU time", "0", str(alarms), not alarms
         ),
         Target("worst margin", f"<= {MOST}", f"{largest:.2f}", largest <= MOST),
     ]
-    results = Results({"seeds": seeds, "audits": audits}, targets, load, noise.cores)
+    results = Results(
+        {"seeds": seeds, "models": models, "audits": audits}, targets, load, noise.cores
+    )
     if json:
         results.print_json()
         return
     out = console()
-    print_margins(out, audits, seeds)
+    print_margins(out, audits, seeds, models)
     results.print_end(out)
 
 

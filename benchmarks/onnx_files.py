@@ -15,18 +15,20 @@ from rich.console import Console
 from measuring.fresh import run
 from measuring.machine import Tries, quietest
 from measuring.targets import Results, Target
-from measuring.with_onnx import DYNAMO, EXTERNAL, OURS, TORCHSCRIPT
+from measuring.with_onnx import DYNAMO, DYNAMO_INLINE, EXTERNAL, OURS, TORCHSCRIPT
 from mixer_spec.commands.output import Json, console, table
 
 FILES = {
     "export_onnx": OURS,
     "torch.onnx, TorchScript": TORCHSCRIPT,
+    "torch.onnx, dynamo, inline": DYNAMO_INLINE,
     "export_onnx, external weights": EXTERNAL,
-    "torch.onnx, dynamo": DYNAMO,
+    "torch.onnx, dynamo, external weights": DYNAMO,
 }
 PAIRS = (
     ("export_onnx", "torch.onnx, TorchScript"),
-    ("export_onnx, external weights", "torch.onnx, dynamo"),
+    ("export_onnx", "torch.onnx, dynamo, inline"),
+    ("export_onnx, external weights", "torch.onnx, dynamo, external weights"),
 )
 """Ours and the rival: first with the weights in the graph's file, then in one beside it."""
 

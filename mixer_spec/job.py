@@ -107,7 +107,7 @@ class Trained:
 
 
 class Stopped(MixerSpecError):
-    """A job was told to end (SIGTERM) before its last step; its state is saved."""
+    """A job was told to end before its last step, by SIGTERM or Ctrl-C; its state is saved."""
 
 
 def trainer() -> Callable[[Job], Trained]:

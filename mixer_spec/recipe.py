@@ -272,7 +272,8 @@ def changed(recipe: Recipe, changes: dict[str, str]) -> Recipe:
 
     Args:
         recipe: stays as it is.
-        changes: place to JSON; what is no JSON is taken as a string.
+        changes: place to JSON; what is no JSON is taken as a string. Another ``kind`` of something
+            begins without values: its own are among the changes.
 
     Raises:
         SpecError: if there is no such place, or a value breaks a rule.
@@ -281,22 +282,39 @@ def changed(recipe: Recipe, changes: dict[str, str]) -> Recipe:
         >>> from mixer_spec.recipes import recipe
         >>> changed(recipe("digits"), {"steps": "10", "schedule.warm_up": "2"}).steps
         10
+        >>> changed(recipe("digits"), {"clip.norm": "2", "clip.kind": "clip_by_global_norm"}).clip
+        ClipByGlobalNorm(norm=2.0)
+        >>> changed(recipe("digits"), {"clip.kind": "no_clip"}).clip
+        NoClip()
     """
     data = recipe.to_data()
     problems = []
-    for place, text in changes.items():
+    # A kind first, since it says which other fields there are.
+    for place in sorted(changes, key=lambda place: not place.endswith(".kind")):
         *parents, name = place.split(".")
         inner: Any = data
         for parent in parents:
             inner = inner.get(parent) if isinstance(inner, dict) else None
-        if not isinstance(inner, dict) or name not in inner:
+        value = _parsed(changes[place])
+        if name == "kind" and parents and isinstance(inner, dict) and inner.get(name) != value:
+            inner.clear()
+        elif not isinstance(inner, dict) or (name not in inner and not _new(parents, changes)):
             known = sorted(inner) if isinstance(inner, dict) else sorted(data)
             problems.append(f"{place}: there is no such field; expected one of {known}")
             continue
-        try:
-            inner[name] = json.loads(text)
-        except ValueError:
-            inner[name] = text
+        inner[name] = value
     if problems:
         raise SpecError("recipe", problems)
     return Recipe.from_json(json.dumps(data))
+
+
+def _new(parents: list[str], changes: dict[str, str]) -> bool:
+    """Whether what is at a place is of a kind that the changes name."""
+    return ".".join([*parents, "kind"]) in changes
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

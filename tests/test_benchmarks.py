@@ -185,7 +185,7 @@ def test_loading_tells_the_copies_apart() -> None:
 
 def test_onnx_files_are_weighed_and_loaded() -> None:
     files = document("onnx_files")["files"]
-    assert len(files) == 4
+    assert len(files) == 5
     for file in files.values():
         assert file["bytes"] > 4 * 19_104_624  # the weights of mixer_s32, wherever they are
         assert file["best_seconds"] <= file["median_seconds"]
@@ -218,4 +218,4 @@ def test_false_alarms_counts_runs_at_each_number_of_threads() -> None:
         assert audit["false_alarms"] == 0
         assert {worst["backend"] for worst in audit["worst"]} == {"torch", "jax", "onnxruntime"}
         assert all(0 < worst["margin"] < 1 for worst in audit["worst"])
-        assert audit["cpu_seconds"] > 1
+        assert audit["cpu_seconds"] > 0.1

@@ -101,7 +101,7 @@ def _train_step(folder: Path, request: Any, model: Any, weights: Any, given: Any
         state, given["inputs"], given["labels"], loss=loss, optimiser=optimiser
     )
     return {
-        "loss": np.array(value),
+        "loss": np.array(value, state.weights["head.bias"].dtype),
         **{f"weights.{name}": array for name, array in state.weights.items()},
         **{f"{slot}.{n}": a for slot, arrays in state.slots.items() for n, a in arrays.items()},
     }
@@ -273,7 +273,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "missing": (_unlink("outputs.safetensors"), "error", "there is no such file; expected the"),
     "cut off": (_cut, "error", "is not a whole safetensors file; expected header and tensors"),
     "garbage": (_garbage, "error", "is not a whole safetensors file"),
-    "without digest": (_unsigned, "error", "does not answer this request; expected 'request'"),
+    "without digest": (_unsigned, "error", "in __metadata__, got None; do write"),
     "stale": (_stale, "error", "does not answer this request; expected 'request'"),
     "bytes": (_with_bytes, "error", "stem: unknown dtype; expected one of ['F64', 'F32', 'F16'"),
     "tap missing": (
@@ -290,6 +290,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
         lambda folder: changed(folder, lambda a: {**a, "norm": a["norm"].astype(np.float64)}),
         "fail",
         "norm: wrong dtype; expected float32, got float64",
+    ),
+    "values": (
+        lambda folder: changed(folder, lambda a: {**a, "pooled": 2 * a["pooled"]}),
+        "fail",
+        " (the sample first): expected 0.865",
     ),
     "NaN": (
         lambda folder: changed(folder, _nan),
@@ -359,6 +364,53 @@ def test_a_tensor_missing_in_training_is_named(
     assert statuses[case].status == "fail"
     assert statuses[case].message == message
     assert {r.status for r in statuses.values() if r.case != case} == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "change", "message"),
+    [
+        (
+            "F17",
+            "vjp",
+            lambda a: {**a, "inputs": a["inputs"][:1]},
+            "vjp returned inputs: expected float32 [3, 8, 12, 3], got float32 [1, 8, 12, 3]",
+        ),
+        (
+            "F17",
+            "vjp",
+            lambda a: {**a, "weights.norm.bias": a["weights.norm.bias"].astype(np.float64)},
+            "vjp returned weights.norm.bias: expected float32 [8], got float64 [8]",
+        ),
+        (
+            "F17",
+            "vjp",
+            lambda a: {name: array / np.float32(3) for name, array in a.items()},
+            "; it is 0.33333 times what is right",
+        ),
+        (
+            "F19",
+            "train_step",
+            lambda a: {**a, "loss": a["loss"].reshape(1), "weights.head.bias": a["loss"]},
+            "head.bias: expected float32 [7], got float32 []; loss: expected float32 [], got",
+        ),
+        (
+            "F19",
+            "train_step",
+            lambda a: {**a, "loss": 2 * a["loss"]},
+            "; expected 1.73089314, got 3.46",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_tensor_in_training_is_told(
+    trained: Path, tmp_path: Path, case: str, kind: str, change: Any, message: str
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "trained")
+    listed = next(one for one in read_index(folder).requests if one.kind == kind)
+    path = folder / listed.folder / "outputs.safetensors"
+    write(path, change(tensors(path)), listed.digest)
+    (result,) = (result for result in check(folder).results if result.case == case)
+    assert result.status == "fail"
+    assert message in result.message
 
 
 @pytest.fixture(scope="module")

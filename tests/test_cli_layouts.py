@@ -141,6 +141,7 @@ def test_convert_records_the_function_that_somebody_said(run: Run, gelu: str) ->
         ([STATED, "no/such/new.npz"], "there is no folder"),
         ([STATED, "new.npz", "--interpolate"], "goes with --resolution"),
         ([STATED, "new.npz", "--resolution", "13"], "13"),
+        ([STATED, "new.npz", "--resolution", "large"], "--resolution: must be pixels; expected"),
         ([STATED, "folder", "--to", "timm"], "expected a published one, got sizes of its own"),
         (["absent.npz", "new.npz"], "absent.npz: there is no such file"),
         (["note.txt", "new.npz"], "is of no known kind"),

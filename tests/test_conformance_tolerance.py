@@ -58,7 +58,9 @@ def test_the_worst_sample_is_not_diluted_by_the_others() -> None:
     oracle = np.ones((4, 10))
     found = oracle.copy()
     found[2] *= 1.5
-    assert deviation(found, oracle) == Deviation(0.5, 0.5, (2, 0))
+    measured = deviation(found, oracle)
+    assert measured == Deviation(0.5, 0.5, (2, 0))
+    assert measured.pair == (1.0, 1.5)
 
 
 def test_errors_are_relative_to_the_sample() -> None:

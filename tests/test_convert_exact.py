@@ -95,7 +95,7 @@ def test_every_pair_of_layouts_round_trips(name: str, tmp_path: Path) -> None:
     canonical.save(tmp_path / "begin.safetensors", spec, odd_weights(spec))
     layouts = [layout.name for layout in LAYOUTS if holds(layout, spec)]
     layouts = ["canonical", *dict.fromkeys(layouts)]
-    endings = {layout: ".h5" if layout == "kecam" else ".safetensors" for layout in layouts}
+    endings = {n: ".h5" if n.startswith("kecam") else ".safetensors" for n in layouts}
     for layout in layouts:
         files[layout] = tmp_path / f"from_{layout}{endings[layout]}"
         convert(tmp_path / "begin.safetensors", files[layout], to=layout)
@@ -103,8 +103,27 @@ def test_every_pair_of_layouts_round_trips(name: str, tmp_path: Path) -> None:
         target = tmp_path / f"{one}_to_{other}{endings[other]}"
         convert(files[one], target, to=other)
         assert diff(target, tmp_path / "begin.safetensors") == (len(spec.parameters()), ())
-        if other != "kecam":  # an HDF5 file also holds when it was written
+        if endings[other] != ".h5":  # an HDF5 file also holds when it was written
             assert target.read_bytes() == files[other].read_bytes()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ENDINGS if kind != "msgpack"])
+def test_metadata_of_any_length_is_kept(kind: str, tmp_path: Path) -> None:
+    spec = SPECS["mixer"]
+    provenance = {"words": "a comment of a zip ends at 65,535 bytes; " * 5_000}
+    canonical.save(tmp_path / "a.safetensors", spec, odd_weights(spec), provenance=provenance)
+    target = tmp_path / f"b{ENDINGS[kind]}"
+    convert(tmp_path / "a.safetensors", target, to={"h5": "kecam", "pth": "timm"}.get(kind, "nnx"))
+    assert load(target).provenance == provenance
+
+
+def test_metadata_that_has_no_place_in_a_zip_is_refused(tmp_path: Path) -> None:
+    spec = SPECS["mixer"]
+    provenance = {"words": " " * 3_000_000}
+    canonical.save(tmp_path / "a.safetensors", spec, odd_weights(spec), provenance=provenance)
+    with pytest.raises(FileError, match=r"no place for so much metadata.*shorten labels"):
+        convert(tmp_path / "a.safetensors", tmp_path / "b.npz")
+    assert not (tmp_path / "b.npz").exists()
 
 
 @pytest.mark.parametrize("dtype", ODD_BITS, ids=lambda dtype: dtype.name)
@@ -206,14 +225,15 @@ def test_a_full_size_model_goes_through_every_layout(tmp_path: Path) -> None:
     weights = odd_weights(spec)
     source = tmp_path / "begin.safetensors"
     expected = canonical.save(source, spec, weights, variant="mixer_b16")
-    tour = {  # each layout once, each kind of file once
+    tour = {  # each layout once, and every kind of file
         "google": "a.npz",
         "google_old": "b.safetensors",
         "timm": "huggingface",
         "lucidrains": "c.pth",
         "nnx": "orbax",
         "kecam": "d.h5",
-        "onnx": "e.onnx",
+        "kecam_torch": "e.h5",
+        "onnx": "f.onnx",
         "canonical": "end.safetensors",
     }
     held = {layout.name for layout in LAYOUTS if holds(layout, spec)}

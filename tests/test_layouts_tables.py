@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,13 @@ def test_the_published_checkpoints_are_of_known_variants_and_pipelines() -> None
         "mixer_b16_224.goog_in21k_ft_in1k",
         "mixer_l16_224.goog_in21k_ft_in1k",
     }
+
+
+def test_every_layout_has_a_test_on_a_file_of_an_independent_writer() -> None:
+    marks = re.compile(r'@pytest\.mark\.written_by_others\("(\w+)", "(\w+)"\)')
+    files = sorted((ROOT / "tests").glob("test_layout_*.py"))
+    found = {pair for path in files for pair in marks.findall(path.read_text("utf-8"))}
+    assert found == {(layout.name, family) for layout in LAYOUTS for family in layout.families}
 
 
 def test_the_page_of_layouts_is_up_to_date() -> None:

@@ -264,3 +264,10 @@ def test_export_needs_neither_torch_nor_jax() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "[]"
+
+
+@every_family
+def test_large_weights_come_first_so_that_a_runtime_reuses_their_memory(spec: ModelSpec) -> None:
+    sizes = [len(tensor.raw_data) for tensor in proto_of(spec).graph.initializer]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]

@@ -216,6 +216,16 @@ def test_whole_numbers_are_exact_in_float64_too() -> None:
     assert (wrong.status, wrong.culprit) == ("fail", "blocks.1.token_mixing")
 
 
+def test_a_backend_that_computes_in_float64_conforms_in_float32() -> None:
+    wide = Mutant(
+        arithmetic=lambda tap: Arithmetic(),
+        taps=lambda found: {tap: table.astype(np.float32) for tap, table in found.items()},
+    )
+    results = run(wide, scales=["mixer", "vit", "probe"])
+    assert {r.id for r in results if r.status != "pass"} == {"F29/mixer/f32-strict"}
+    assert "F02/probe/f32-strict" in {r.id for r in results}
+
+
 def test_a_backend_that_returns_nothing_but_nan_fails_without_a_warning() -> None:
     results = run(Mutant(after=lambda tap, x, y: y * np.float32(np.nan)), scales=["deep"])
     margins = {result.case: result.margin for result in results if result.status == "fail"}

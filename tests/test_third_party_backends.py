@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mixer_conformance import run
-from mixer_conformance.cases import CASES
+from mixer_conformance.cases import CASES, Effort
+from mixer_conformance.suite import planned, subject_of
 from mixer_spec import Backend, ModelSpec, UnknownNameError, load_backend
 from mixer_spec.backend import Profile
 
@@ -73,6 +75,41 @@ def test_it_passes_every_case_of_a_quick_run(backend: Backend) -> None:
     wanted = [r for r in results if not CASES[r.case].optional]
     assert [f"{r.id}: {r.message}" for r in wanted if r.status != "pass"] == []
     assert len(wanted) > 50
+
+
+@pytest.mark.parametrize(
+    ("package", "effort", "profile", "row"),
+    [
+        ("mixer-openvino", "full", "f32-strict", "| `f32-strict` | `--full` | {} of {} |"),
+        ("mixer-openvino", "quick", "bf16", "| `bf16` | `--quick` | {} of {} |"),
+        ("mixer-tinygrad", "quick", "f32-strict", "| `--quick` | {} of {} |"),
+    ],
+)
+def test_its_page_counts_the_cases_of_today(
+    package: str, effort: Effort, profile: Profile, row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES / package))
+    backend = load_backend(f"{module_of(package)}:Backend")
+    if profile not in backend.info().profiles:  # bf16 is there where the processor has it
+        backend = Claims(backend, profile)
+    plan = list(planned(subject_of(backend, profile, 2, effort), level=2, effort=effort))
+    left = sum(one.case.optional for one in plan)
+    page = (EXAMPLES / package / "README.md").read_text(encoding="utf-8")
+    assert row.format(len(plan) - left, len(plan)) in page
+
+
+class Claims:
+    """A backend that claims one more arithmetic; only its name is asked for."""
+
+    def __init__(self, backend: Backend, profile: Profile) -> None:
+        info = backend.info()
+        self._info = replace(info, profiles=(*info.profiles, profile))
+
+    def info(self) -> Any:
+        return self._info
+
+    def load(self, spec: ModelSpec, weights: Mapping[str, Any], *, profile: Profile) -> Any:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("package", PACKAGES)

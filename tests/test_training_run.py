@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import itertools
 import json
+import os
+import resource
 import shutil
-from collections.abc import Iterator
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +21,16 @@ import jax
 import numpy as np
 import pytest
 
-from mixer_jax.training import checkpoint, log
+from mixer_jax.training import checkpoint, display, log
 from mixer_jax.training.loop import Outcome, run
 from mixer_jax.training.mesh import check_batch, placement
 from mixer_jax.training.state import abstract_state, initial_state
-from mixer_spec import FileError, InputError, families
+from mixer_jax.training.stopping import told_to_end
+from mixer_spec import FileError, InputError, ModelSpec, families
 from mixer_spec.batches import Batches
 from mixer_spec.data import ArraySource
 from mixer_spec.evaluation import evaluation_batches
-from mixer_spec.job import Habits
+from mixer_spec.job import Habits, Stopped
 from mixer_spec.recipe import MovingAverage, Recipe, changed
 from mixer_spec.recipes import recipe
 from mixer_spec.starting import new_weights
@@ -47,20 +56,40 @@ def source(seed: int = 0) -> ArraySource:
 
 
 def train(
-    folder: Path, settings: Recipe = RECIPE, data: int = 0, habits: Habits = HABITS
+    folder: Path,
+    settings: Recipe = RECIPE,
+    data: int = 0,
+    habits: Habits = HABITS,
+    spec: ModelSpec = SPEC,
+    at: tuple[int, Callable[[Any], object]] | None = None,
 ) -> Outcome:
+    """A run; ``at`` a step something is done, given its batch."""
     examples = source(data)
+    batches: Any = Batches(examples, settings)
     return run(
-        SPEC,
+        spec,
         settings,
-        Batches(examples, settings),
-        new_weights(SPEC, settings),
+        Eventful(batches, *at) if at else batches,
+        new_weights(spec, settings),
         folder,
         habits=habits,
         data=examples.fingerprint,
         placed=placement(),
         held_out=lambda: evaluation_batches(examples, settings.data.evaluation, (8, 8), 16),
     )
+
+
+class Eventful:
+    """Batches before one of which something happens."""
+
+    def __init__(self, batches: Batches, step: int, event: Callable[[Any], object]) -> None:
+        self.batches, self.step, self.event = batches, step, event
+
+    def iterate(self, start: int) -> Iterator[Any]:
+        for number, batch in enumerate(self.batches.iterate(start), start):
+            if number == self.step:
+                self.event(batch)
+            yield batch
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +110,47 @@ def test_log_has_a_line_for_each_step_and_each_evaluation(finished: tuple[Path, 
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
     assert [line["step"] for line in lines if "accuracy" in line] == [6, 12]
     assert lines[-1]["accuracy"] == finished[1].score.accuracy
-    assert any((finished[0] / "tensorboard").iterdir())
+
+
+def events(folder: Path) -> list[tuple[int, str, float]]:
+    """Step, name and value of what TensorBoard is given, by the format of its files."""
+    found = []
+    for path in sorted((folder / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:
+            (size,) = struct.unpack_from("Q", content)
+            event = log.Event.FromString(content[12 : 12 + size])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            content = content[16 + size :]
+    return found
+
+
+def test_tensorboard_has_the_metrics(finished: tuple[Path, Outcome]) -> None:
+    given = [event for event in events(finished[0]) if event[1] not in ("images_per_second", "mfu")]
+    lines = log.read(finished[0] / "metrics.jsonl")
+    assert given == [
+        (line["step"], name, pytest.approx(value, rel=1e-6))
+        for line in lines
+        for name, value in line.items()
+        if name != "step"
+    ]
+
+
+def test_picture_shows_both_losses_and_a_file_gets_a_line_now_and_then(
+    finished: tuple[Path, Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display.draw(finished[0], tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(display, "_BETWEEN_LINES", 0.0)
+    with display.display(steps=12, step=4) as shown:
+        shown.at(5, loss=1.25)
+        shown.at(5, accuracy=0.5)
+    said = capsys.readouterr().err
+    assert "step 5 of 12  loss 1.250  0:00:00 left" in said
+    assert "step 5 of 12  loss 1.250  held out 50.0%" in said
 
 
 def test_finished_run_is_not_trained_again(folder: Path, finished: tuple[Path, Outcome]) -> None:
@@ -172,6 +241,19 @@ def test_other_recipe_is_refused_with_what_differs(folder: Path) -> None:
     assert "weights" in said  # other initial values
 
 
+def test_other_architecture_is_refused_with_what_differs(folder: Path) -> None:
+    (stage,) = SPEC.stages
+    deeper = dataclasses.replace(SPEC, stages=(dataclasses.replace(stage, depth=3),))
+    with pytest.raises(InputError) as caught:
+        train(folder, spec=deeper)
+    said = str(caught.value)
+    assert "is of another run; go on as it was begun, or choose another --out" in said
+    assert "- spec.stages.0.depth 2" in said
+    assert "+ spec.stages.0.depth 3" in said
+    assert "recipe" not in said
+    assert train(folder).resumed == 12  # it is still there
+
+
 def test_other_data_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match=r"is of another run[\s\S]*- data '.*'[\s\S]*\+ data"):
         train(folder, data=1)
@@ -203,54 +285,115 @@ def test_line_can_be_read_as_soon_as_it_is_written(tmp_path: Path) -> None:
     written.close()
 
 
-class NotFinite:
-    """Batches of which one is broken."""
-
-    def __init__(self, batches: Batches, at: int) -> None:
-        self.batches, self.at = batches, at
-
-    def iterate(self, start: int) -> Iterator[Any]:
-        for number, batch in enumerate(self.batches.iterate(start), start):
-            if number == self.at:
-                batch.images[0] = np.nan
-            yield batch
+def break_an_image(batch: Any) -> None:
+    batch.images[0] = np.nan
 
 
-def test_loss_that_is_no_number_stops_the_run_and_keeps_the_state(tmp_path: Path) -> None:
-    examples = source()
-    with pytest.raises(InputError, match=r"not finite in step 6: loss nan.*learning_rate"):
-        run(
-            SPEC,
-            RECIPE,
-            NotFinite(Batches(examples, RECIPE), 6),
-            new_weights(SPEC, RECIPE),
-            tmp_path,
-            habits=HABITS,
-            data=examples.fingerprint,
-            placed=placement(),
-        )
-    assert [line["step"] for line in log.read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
-    assert newest(tmp_path).name == "4"
-    assert train(tmp_path).resumed == 4  # and with good data it goes on
-
-
-def test_full_disk_names_the_last_good_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_loss_that_is_no_number_stops_the_run_and_loses_nothing(
+    tmp_path: Path, finished: tuple[Path, Outcome]
 ) -> None:
-    import orbax.checkpoint as ocp
+    said = r"not finite in step 7; expected numbers, got a loss of nan.*are saved.*learning_rate"
+    with pytest.raises(InputError, match=said):
+        train(tmp_path, at=(6, break_an_image))
+    assert newest(tmp_path).name == "6"
+    again = train(tmp_path)  # with good data
+    assert again.resumed == 6
+    assert digest(again.weights) == digest(finished[1].weights)
+    mine, theirs = (path / "metrics.jsonl" for path in (tmp_path, finished[0]))
+    assert mine.read_bytes() == theirs.read_bytes()
 
-    good = ocp.CheckpointManager.save
 
-    def full(self: Any, step: int, **given: Any) -> Any:
-        if step == 8:
-            raise OSError(28, "No space left on device")
-        return good(self, step, **given)
+@contextlib.contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """What a full disk is to a program: the kernel refuses to write on, wherever it is tried."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
-    with pytest.raises(FileError, match=r"last good one is of step 4; make room.*No space left"):
+
+# What Orbax leaves behind of a checkpoint that it could not write.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_checkpoint_that_cannot_be_written_names_the_last_good_one(
+    tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    with contextlib.ExitStack() as until:
+
+        def fill(batch: Any) -> None:
+            while not (tmp_path / "checkpoints" / "4").exists():  # written beside the training
+                time.sleep(0.01)
+            until.enter_context(files_end_at(2000))
+
+        with pytest.raises(FileError) as caught:
+            train(tmp_path, habits=dataclasses.replace(HABITS, log_every=100), at=(5, fill))
+    said = str(caught.value)
+    assert "a checkpoint could not be written; the last good one is of step 4; make room" in said
+    assert "File too large" in said
+    again = train(tmp_path)
+    assert again.resumed == 4
+    assert digest(again.weights) == digest(finished[1].weights)
+
+
+@pytest.mark.parametrize(
+    ("owner", "call", "allowed"), [(log.os, "fsync", 3), (log.RecordWriter, "flush", 1)]
+)
+def test_metrics_that_cannot_be_written_end_the_run(
+    owner: Any,
+    call: str,
+    allowed: int,
+    tmp_path: Path,
+    finished: tuple[Path, Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``allowed`` are the calls of the first checkpoint."""
+    good, calls = getattr(owner, call), itertools.count()
+
+    def refuse(*given: Any) -> Any:
+        if next(calls) < allowed:
+            return good(*given)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(owner, call, refuse)
+    with pytest.raises(FileError, match=r"metrics could not be written: No space left.*make room"):
         train(tmp_path)
     monkeypatch.undo()
-    assert train(tmp_path).resumed == 4
+    again = train(tmp_path)
+    assert again.resumed == 4
+    assert digest(again.weights) == digest(finished[1].weights)
+    mine, theirs = (path / "metrics.jsonl" for path in (tmp_path, finished[0]))
+    assert mine.read_bytes() == theirs.read_bytes()
+
+
+def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"file: cannot be made; File exists; choose another --out"):
+        train(tmp_path / "file")
+    with pytest.raises(FileError, match=r"run: cannot be made; Not a directory"):
+        train(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_saves_and_goes_on_with_the_same_bits(
+    number: signal.Signals, tmp_path: Path, finished: tuple[Path, Outcome]
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=r"told to end; saved step 6 of 12; start the same command"):
+        train(tmp_path, at=(5, lambda batch: signal.raise_signal(number)))
+    assert signal.getsignal(number) is before
+    again = train(tmp_path)
+    assert again.resumed == 6
+    assert digest(again.weights) == digest(finished[1].weights)
+
+
+def test_second_interrupt_does_not_wait_for_the_step() -> None:
+    with told_to_end() as told:
+        assert not told(1)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert told(2)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_batch_that_does_not_divide_names_one_that_does() -> None:

@@ -16,6 +16,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 import mixer_conformance.cli
+import mixer_conformance.in_process
 from mixer_conformance.cli import verify
 from mixer_spec import (
     VARIANTS,
@@ -109,7 +110,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, type[Patched]]:
             raise MissingExtraError(f"backend {name}", "needs the package that is not installed")
         return found[name]()
 
-    monkeypatch.setattr(mixer_conformance.cli, "load_backend", load)
+    monkeypatch.setattr(mixer_conformance.in_process, "load_backend", load)
     monkeypatch.setattr(
         mixer_conformance.cli, "backend_names", lambda: (*found, "absent", "reference")
     )
@@ -157,7 +158,7 @@ def test_a_wrong_backend_exits_with_1_and_is_located(spec_file: str) -> None:
 def test_a_crash_exits_with_3_and_the_others_are_judged(spec_file: str) -> None:
     result = run(spec_file, "--backends", "crashing,honest")
     assert result.exit_code == 3
-    assert "crashed: RuntimeError: no memory [0 bytes]" in result.output
+    assert "crashed: forward raised RuntimeError: no memory [0 bytes]" in result.output
     assert "honest (patched 1.0; cpu): conformant" in result.output
 
 

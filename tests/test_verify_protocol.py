@@ -77,7 +77,7 @@ def test_a_crash_is_reported_and_the_others_are_still_judged() -> None:
 
     broken = Mutant(images=crash)
     report = verify(SPEC, [broken, Mutant()], batch=2)
-    assert report.backends[0].crash == "RuntimeError: out of memory\non device 0"
+    assert report.backends[0].crash == "forward raised RuntimeError: out of memory\non device 0"
     assert report.backends[0].taps == ()
     assert not report.backends[0].conformant
     assert report.backends[1].conformant

@@ -13,7 +13,7 @@ import onnxruntime
 from .contender import PRODUCT, Contender, Task, task_of
 
 OURS, DYNAMO, TORCHSCRIPT = "ours.onnx", "torch_dynamo.onnx", "torch_torchscript.onnx"
-EXTERNAL = "external.onnx"
+EXTERNAL, DYNAMO_INLINE = "external.onnx", "dynamo_inline.onnx"
 
 
 def ours(task: Task) -> Contender:
@@ -77,15 +77,17 @@ def write_files(task: Task) -> None:
     module = mixer_torch.build(task.spec, task.weights).eval().requires_grad_(False)
     images = torch.from_numpy(task.images.transpose(0, 3, 1, 2).copy())
     named: Any = {"input_names": ["pixel_values"], "output_names": ["logits"], "opset_version": 20}
-    torch.onnx.export(
-        module,
-        (images,),
-        task.folder / DYNAMO,
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-        **named,
-    )
+    for file, external in ((DYNAMO, True), (DYNAMO_INLINE, False)):
+        torch.onnx.export(
+            module,
+            (images,),
+            task.folder / file,
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=external,
+            verbose=False,
+            **named,
+        )
     torch.onnx.export(
         module,
         (images,),

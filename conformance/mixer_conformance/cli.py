@@ -16,7 +16,6 @@ from mixer_spec import (
     ModelSpec,
     UnknownNameError,
     backend_names,
-    load_backend,
 )
 from mixer_spec import variant as find_variant
 from mixer_spec.commands.architecture import find_architecture
@@ -111,7 +110,7 @@ def verify(
                     _print(report, every_tap=full_table)
     if json:
         data = [report.to_data() for report in reports]
-        print_json({"conformant": _exit_code(reports) == 0, "reports": data})
+        print_json({"conformant": exit_code(reports) == 0, "reports": data})
     elif reports:
         _print_legend()
     else:
@@ -119,7 +118,7 @@ def verify(
             "Nothing was executed: no backend is installed; "
             'do `pip install "mixer-spec\\[torch]"`, or name one with --backends.'
         )
-    raise typer.Exit(_exit_code(reports))
+    raise typer.Exit(exit_code(reports))
 
 
 _Model = tuple[str, ModelSpec, Weights | None]
@@ -192,11 +191,13 @@ def _print_comparison(comparison: Comparison, *, every_tap: bool) -> None:
 
 def _installed() -> list[Backend]:
     """Every registered backend whose extra is installed, but the judge itself."""
+    from .in_process import made, told
+
     found = []
     for name in backend_names():
         if name != "reference":
-            with contextlib.suppress(MissingExtraError):
-                found.append(load_backend(name))
+            with told(), contextlib.suppress(MissingExtraError):
+                found.append(made(name))
     return found
 
 
@@ -206,10 +207,14 @@ def _named(text: str) -> list[Backend]:
         raise InputError(
             "--backends", f"an empty name; expected names like jax,torch,onnxruntime, got {text!r}"
         )
-    return [load_backend(name) for name in names]
+    from .in_process import made, told
+
+    with told():
+        return [made(name) for name in names]
 
 
-def _exit_code(reports: Sequence[Report]) -> int:
+def exit_code(reports: Sequence[Report]) -> int:
+    """0 all conformant, 1 not, 3 a backend raised or hung, 4 nothing was executed."""
     backends = [backend for report in reports for backend in report.backends]
     if not backends:
         return _NOTHING_EXECUTED

@@ -20,6 +20,7 @@ from .options import (
     Html,
     Junit,
     Level,
+    Limit,
     Markdown,
     Nightly,
     Profile,
@@ -58,9 +59,7 @@ def run_command(
     nightly: Nightly = False,
     seed: Seed = 0,
     excuses: Excuses = None,
-    limit: Annotated[
-        float | None, typer.Option(help="Seconds that one call of the backend may take.")
-    ] = None,
+    limit: Limit = None,
     junit: Junit = None,
     markdown: Markdown = None,
     html: Html = None,
@@ -112,7 +111,7 @@ def run_command(
         print_json(outputs.to_data(done))
     else:
         outputs.print_results(console(), done)
-        if any(result.status == "fail" for result in results):
+        if any(result.status in ("fail", "error") for result in results):
             hint = f"Where and why: mixer-spec conformance locate --backend {backend}"
             console().print(hint, soft_wrap=True, markup=False)
     raise typer.Exit(exit_code(results))
@@ -124,6 +123,7 @@ def locate(
     model: Annotated[str, typer.Option(help="Of the zoo.")] = "mixer",
     profile: Profile = "f32-strict",
     seed: Seed = 0,
+    limit: Limit = None,
     write: Annotated[
         Path | None, typer.Option(help="Write a stand-alone script that shows the fault here.")
     ] = None,
@@ -131,21 +131,19 @@ def locate(
 ) -> None:
     """Find the first bad stage, name the mistake, and write the smallest model that shows it.
 
-    Exit codes: 0 nothing is wrong, 1 something is, 3 the backend raised or hung.
+    Exit codes: 0 nothing is wrong, 1 something is, 3 the backend raised or hung, 4 it does not have
+    the model.
     """
+    from .in_process import told
     from .locate import locate as find
     from .locate import write_reproduction
-    from .subject import Violation
 
-    trial = _trial(backend, model, profile, seed)
-    try:
+    with told():
+        trial = _trial(backend, model, profile, seed, limit)
         found = find(trial)
-    except Violation as violation:
-        console().print(f"{model}: {violation}", soft_wrap=True, markup=False)
-        raise typer.Exit(3) from None
-    written = None
-    if found and write:
-        written = write_reproduction(write, trial, backend, found.stage)
+        written = None
+        if found and write:
+            written = write_reproduction(write, trial, backend, found.stage)
     diagnosis = str(found.diagnosis) if found and found.diagnosis else None
     if json:
         print_json(
@@ -170,14 +168,22 @@ def locate(
 
 
 @conformance.command()
-def fingerprint(backend: Backend, profile: Profile = "f32-strict", json: Json = False) -> None:
-    """Show what a backend's arithmetic really is, layer by layer."""
+def fingerprint(
+    backend: Backend, profile: Profile = "f32-strict", limit: Limit = None, json: Json = False
+) -> None:
+    """Show what a backend's arithmetic really is, layer by layer.
+
+    Exit codes: 0 it was seen, 1 the backend broke the protocol, 3 it raised or hung, 4 it does not
+    have the model.
+    """
     from .cases.zoo import PROBE
     from .fingerprint import fingerprint as classify
     from .fingerprint import name_of_bits
+    from .in_process import told
 
-    trial = _trial(backend, PROBE, profile, 0)
-    found = classify(trial.subject, trial.spec)
+    with told():
+        trial = _trial(backend, PROBE, profile, 0, limit)
+        found = classify(trial.subject, trial.spec)
     if json:
         print_json(found.to_data())
         return
@@ -247,22 +253,30 @@ def diff(
     b: Annotated[str, typer.Option(help="Another.")],
     model: Annotated[str, typer.Option(help="Of the zoo.")] = "mixer",
     seed: Seed = 0,
+    limit: Limit = None,
     json: Json = False,
 ) -> None:
-    """Show two backends side by side, each judged against float64 and never against the other."""
+    """Show two backends side by side, each judged against float64 and never against the other.
+
+    Exit codes: 0 both are conformant, 1 one is not, 3 one raised or hung.
+    """
     from .cases import ZOO
+    from .cli import exit_code
+    from .in_process import told
     from .render import print_legend, print_report
-    from .verify import verify
+    from .verify import LIMIT, verify
 
     if model not in ZOO:
         raise InputError("--model", f"unknown {model!r}; expected one of {list(ZOO)[:20]} ...")
-    report = verify(ZOO[model].build(), [a, b], seed=seed, name=model)
+    with told():
+        both = [_loaded(name) for name in (a, b)]
+    report = verify(ZOO[model].build(), both, seed=seed, name=model, limit=limit or LIMIT)
     if json:
         print_json(report.to_data())
     else:
         print_report(console(), report, every_tap=True)
         print_legend(console())
-    raise typer.Exit(0 if report.conformant else 1)
+    raise typer.Exit(exit_code([report]))
 
 
 @conformance.command("audit")
@@ -295,10 +309,13 @@ def audit_command(
 
 def _false_alarms(seeds: range, names: list[str], scales: list[str], *, json: bool) -> None:
     from .audit import honest_margins
+    from .in_process import told
 
+    with told():
+        right = [_loaded(name) for name in names]
     with progress() as show:
         found = honest_margins(
-            [_loaded(name) for name in names],
+            right,
             seeds,
             scales,
             lambda name, seed: show(f"{name}, seed {seed}"),
@@ -388,19 +405,18 @@ def _look_here(backend: str) -> None:
 
 
 def _loaded(name: str) -> Any:
-    from mixer_spec import load_backend
+    from .in_process import made
 
     _look_here(name)
-    return load_backend(name)
+    return made(name)
 
 
-def _trial(backend: str, model: str, profile: str, seed: int) -> Trial:
+def _trial(backend: str, model: str, profile: str, seed: int, limit: float | None = None) -> Trial:
     from .cases import ZOO, Trial
     from .suite import subject_of
 
     if model not in ZOO:
         raise InputError("--model", f"unknown {model!r}; expected one of {list(ZOO)[:20]} ...")
-    _look_here(backend)
-    subject = subject_of(backend, profile, 2, "full")  # type: ignore[arg-type]
+    subject = subject_of(_loaded(backend), profile, 2, "full", limit=limit)  # type: ignore[arg-type]
     found = ZOO[model]
     return Trial(subject=subject, model=found, spec=found.build(), seed=seed, effort="full")

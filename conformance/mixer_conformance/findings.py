@@ -81,10 +81,11 @@ def explained(tap: TapJudgement) -> str:
     kind = "from its own previous tap" if judgement is tap.local else "from the inputs on"
     if not found.finite:
         return f"{tap.tap}, {kind}: not finite at index {list(found.worst)} (the sample first)"
+    values = f": expected {found.pair[0]:.9g}, got {found.pair[1]:.9g}" if found.pair else ""
     return (
         f"{tap.tap}, {kind}: error {found.rms:.1e} rms, {found.max:.1e} max at index "
-        f"{list(found.worst)} (the sample first); tolerance {allowed.rms:.1e} rms = {K_RMS:g} x "
-        f"max(yardstick {allowed.yardstick.rms:.1e}, floor {allowed.floor:.1e}), "
+        f"{list(found.worst)} (the sample first){values}; tolerance {allowed.rms:.1e} rms = "
+        f"{K_RMS:g} x max(yardstick {allowed.yardstick.rms:.1e}, floor {allowed.floor:.1e}), "
         f"{allowed.max:.1e} max = {K_MAX:g} x the same; {_how_far(judgement)}"
     )
 

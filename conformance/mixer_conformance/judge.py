@@ -18,6 +18,7 @@ from mixer_spec.graph import Step
 from mixer_spec.reference import FLOAT64, run_step
 from mixer_spec.weights import Weights
 
+from .carried import Carried
 from .floors import root_sum_square, step_floor
 from .measure import Array, deviation
 from .precision import STRICT, Precision
@@ -76,6 +77,7 @@ def standards(
     precision: Precision = STRICT,
     *,
     yardsticks: int,
+    carried: int,
     progress: Callable[[str], None] = lambda tap: None,
 ) -> Iterator[Standard]:
     """Walk the steps in float64 beside the noisy runs that make the tolerance.
@@ -86,23 +88,25 @@ def standards(
         inputs: ``[batch, height, width, rgb]``, or sequences; likewise.
         precision: the arithmetic that a run claims.
         yardsticks: how many noisy runs; at least one.
+        carried: how many runs tell how errors grow.
         progress: is told each step's tap.
     """
     noisy = [(inputs, precision.shuffled(number)) for number in range(yardsticks)]
     oracle: Array = FLOAT64.cast(inputs)
-    floor = 0.0
+    errors = Carried(inputs, carried)
     for step in spec.steps:
         progress(step.tap)
         # A model's infinities travel on; they are judged, not warned of.
         with np.errstate(all="ignore"):
-            exact, local_floor = _float64_step(step, weights, [oracle, *(x for x, _ in noisy)])
+            before = [oracle, *errors.tables, *(x for x, _ in noisy)]
+            exact, local_floor = float64_step(step, weights, before)
             noisy = [
                 (precision.store(run_step(step, weights, x, arithmetic)), arithmetic)
                 for x, arithmetic in noisy
             ]
-        oracle = next(exact)
-        local_floor = precision.floor(local_floor)
-        floor = root_sum_square(floor, local_floor)
+            oracle = next(exact)
+            local_floor = precision.floor(local_floor)
+            floor = errors.floor([next(exact) for _ in errors.tables], oracle, local_floor)
         local_noise = worst([deviation(x, next(exact)) for x, _ in noisy])
         total_noise = worst([deviation(x, oracle) for x, _ in noisy])
         values = oracle[0].size
@@ -134,7 +138,7 @@ def judge(
         tap = standard.step.tap
         seen = [table for table in previous if table is not None]
         with np.errstate(all="ignore"):
-            exact = iter(_float64_step(standard.step, weights, seen)[0] if seen else ())
+            exact = iter(float64_step(standard.step, weights, seen)[0] if seen else ())
         for taps, before, judged in zip(runs, previous, found, strict=True):
             table = taps.get(tap)
             expected = None if before is None else next(exact)
@@ -157,7 +161,7 @@ def _judgement(
     return Judgement(deviation(found, expected), tolerance)
 
 
-def _float64_step(
+def float64_step(
     step: Step, weights: Weights, tables: Sequence[Array]
 ) -> tuple[Iterator[Array], float]:
     """What float64 makes of each table, in order, and the floor of the first's, the oracle's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,13 @@ class Deviation:
         rms: the worst sample's root mean square of the errors; infinite beside a NaN or infinity.
         max: the largest error of any value; infinite beside a NaN or infinity.
         worst: where the largest error is, the sample first.
+        pair: what is expected there and what was found, where that is known.
     """
 
     rms: float
     max: float
     worst: tuple[int, ...]
+    pair: tuple[float, float] | None = field(default=None, compare=False, repr=False)
 
     @property
     def finite(self) -> bool:
@@ -54,7 +56,9 @@ def deviation(found: Array, oracle: Array) -> Deviation:
     with np.errstate(over="ignore"):
         errors = errors / units
         rms = np.sqrt(np.mean(np.square(errors), axis=axes))
-    return Deviation(float(rms.max()), float(errors.max()), _index(errors.argmax(), errors.shape))
+    worst = _index(errors.argmax(), errors.shape)
+    pair = float(oracle[worst]), float(found[worst])
+    return Deviation(float(rms.max()), float(errors.max()), worst, pair)
 
 
 def rms(array: Array) -> float:

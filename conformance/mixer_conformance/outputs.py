@@ -65,7 +65,9 @@ class SuiteRun:
 
 
 def reached(asked: int, results: Iterable[tuple[int, Status]]) -> int:
-    """The level that was asked for; a lower one where all that is above it was unsupported.
+    """The level that was asked for; a lower one where nothing above it was looked at.
+
+    Taps are judged in the cases of level 1 too; gradients and training steps have their own.
 
     Args:
         asked: the level.
@@ -76,11 +78,13 @@ def reached(asked: int, results: Iterable[tuple[int, Status]]) -> int:
         2
         >>> reached(2, [(1, "pass")])
         2
+        >>> reached(4, [(1, "pass")])
+        2
     """
     results = list(results)
     passed = max((level for level, status in results if status == "pass"), default=0)
     refused = any(level > passed for level, status in results if status == "unsupported")
-    return passed if refused else asked
+    return passed if refused else min(asked, max(passed, 2))
 
 
 def to_data(run: SuiteRun) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mixer_spec.weights import Weights
 from .judge import Standard, TapJudgement, Taps, judge, standards
 from .measure import Array
 from .precision import Precision
-from .tolerance import default_batch, yardstick_runs
+from .tolerance import carried_runs, default_batch, yardstick_runs
 from .weights import conformance_inputs, conformance_weights
 
 _SMALL = 5_000_000
@@ -41,9 +41,12 @@ class Problem:
     @functools.cached_property
     def standards(self) -> Sequence[Standard]:
         """Oracle and tolerances of every tap."""
-        yardsticks = yardstick_runs(self.spec)
         return tuple(
-            standards(self.spec, self.weights, self.inputs, self.precision, yardsticks=yardsticks)
+            standards(
+                *(self.spec, self.weights, self.inputs, self.precision),
+                yardsticks=yardstick_runs(self.spec),
+                carried=carried_runs(self.spec),
+            )
         )
 
     @functools.cached_property

@@ -62,7 +62,7 @@ def run(
     Raises:
         UnknownNameError: if there is no such backend, or it does not claim the profile.
         MissingExtraError: if its framework is not installed.
-        InputError: if a level, case or scale does not exist.
+        InputError: if a level, case or scale does not exist, or a case is above the level.
 
     Example:
         >>> results = run("reference", scales=["mixer"], cases=["F01", "F05"])
@@ -166,10 +166,13 @@ def planned(
     """Every case family that suits, on every model that was chosen; models one after the other.
 
     Raises:
-        InputError: if a case or scale does not exist.
+        InputError: if a case or scale does not exist, or a case is above the level.
     """
     if unknown := [case for case in cases if case not in CASES]:
         raise InputError("cases", f"unknown {unknown}; expected ids like F01 out of {list(CASES)}")
+    if high := [case for case in cases if CASES[case].level > level]:
+        most = max(CASES[case].level for case in high)
+        raise InputError("cases", f"{high} are not at level {level}; do ask for level {most}")
     families = [case for case in CASES.values() if not cases or case.id in cases]
     precision = subject.precision
     for name in chosen(effort, tuple(scales)):

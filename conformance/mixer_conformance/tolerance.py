@@ -98,6 +98,14 @@ def yardstick_runs(spec: ModelSpec) -> int:
     return max(1, min(8, 50_000_000_000 // max(1, spec.multiply_adds)))
 
 
+def carried_runs(spec: ModelSpec) -> int:
+    """How many runs tell how errors grow: eight for a small model, none for a huge one.
+
+    They are for where a few values decide; each costs a run in float64.
+    """
+    return min(8, 4_000_000_000 // max(1, spec.multiply_adds))
+
+
 def default_batch(spec: ModelSpec) -> int:
     """Two inputs, so that samples can be mixed up; one where an input is over 10^11 products."""
     return 2 if spec.multiply_adds <= 100_000_000_000 else 1

@@ -13,17 +13,21 @@ from typing import Any
 import numpy as np
 
 import mixer_spec
-from mixer_spec import Backend, BackendInfo, InputError, MissingExtraError, Model, ModelSpec
+from mixer_spec import Backend, BackendInfo, InputError, MissingExtraError, ModelSpec
 from mixer_spec.backend import Profile, check_inputs, check_profile, load_backend
 from mixer_spec.weights import Weights, validate
 
 from .judge import Taps, judge, standards
 from .measure import Array
 from .report import BackendReport, Report
-from .tolerance import default_batch, yardstick_runs
+from .subject import Violation, limited
+from .tolerance import carried_runs, default_batch, yardstick_runs
 from .weights import conformance_inputs, conformance_weights
 
 _PROFILE: Profile = "f32-strict"
+
+LIMIT = 1800.0
+"""Seconds that one call of a backend may take."""
 
 
 def verify(
@@ -35,13 +39,14 @@ def verify(
     weights: Weights | None = None,
     inputs: Array | None = None,
     name: str | None = None,
+    limit: float = LIMIT,
     progress: Callable[[str], None] = lambda activity: None,
 ) -> Report:
     """Judge whether backends compute what ``spec`` says, in float32.
 
     Every backend is loaded with the conformance weights, run with every tap and freed before the
-    next is loaded; one float64 pass then judges them all. A backend that raises is reported, and
-    the others are still judged.
+    next is loaded; one float64 pass then judges them all. A backend that raises, or does not return
+    in time, is reported, and the others are still judged.
 
     Args:
         spec: the architecture.
@@ -53,6 +58,7 @@ def verify(
         inputs: what ``spec.input`` says, with a batch axis in front, in float32 unless they are
             ids; by default conformance inputs.
         name: what to call the spec in the report; its fingerprint's beginning by default.
+        limit: seconds that one call of a backend may take; what hangs is left in its thread.
         progress: is told what is being done, in a few words.
 
     Raises:
@@ -86,7 +92,7 @@ def verify(
     runs = []
     for backend in found:
         progress(f"running {backend.info().name}")
-        runs.append(run_backend(backend, spec, weights, inputs))
+        runs.append(run_backend(backend, spec, weights, inputs, limit))
         gc.collect()  # a framework's model holds its weights in cycles
     return report_on(
         *(spec, weights, inputs, runs),
@@ -120,6 +126,7 @@ def report_on(
         weights,
         inputs,
         yardsticks=yardsticks,
+        carried=carried_runs(spec),
         progress=lambda tap: progress(f"judging {tap}"),
     )
     judged = judge(weights, inputs, [run.taps for run in runs], ruler)
@@ -175,8 +182,10 @@ class Run:
     seconds: float
 
 
-def run_backend(backend: Backend, spec: ModelSpec, weights: Weights, inputs: Array) -> Run:
-    """Load a backend with the weights and run it with every tap.
+def run_backend(
+    backend: Backend, spec: ModelSpec, weights: Weights, inputs: Array, limit: float = LIMIT
+) -> Run:
+    """Load a backend with the weights and run it with every tap, each call within ``limit`` seconds.
 
     Raises:
         MissingExtraError: if its framework is not installed; any other error is in the run.
@@ -188,15 +197,18 @@ def run_backend(backend: Backend, spec: ModelSpec, weights: Weights, inputs: Arr
     problems: dict[str, str] = {}
     taps: Taps = {}
     try:
-        model = backend.load(spec, weights, profile=_PROFILE)
+        model = limited("load", lambda: backend.load(spec, weights, profile=_PROFILE), limit)
         # A copy: a backend that writes into its input must not change the oracle's.
-        found = model.forward(inputs.copy(), names)
+        found = limited("forward", lambda: model.forward(inputs.copy(), names), limit)
         problems = _unusable_taps(found, spec, names, len(inputs))
         taps = {name: found[name] for name in names if name not in problems}
-        problems |= _changed_weights(model, weights)
+        exported = limited("export_weights", model.export_weights, limit)
+        problems |= _changed_weights(exported, weights)
+    except Violation as violation:
+        crash = str(violation)
     except MissingExtraError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a backend raises is its verdict
+    except Exception as error:  # noqa: BLE001 - whatever a backend returns is its verdict
         crash = traceback.format_exception_only(error)[-1].strip()
     seconds = time.perf_counter() - started
     return Run(info=info, crash=crash, problems=problems, taps=taps, seconds=seconds)
@@ -222,9 +234,8 @@ def _unusable_taps(
     return problems
 
 
-def _changed_weights(model: Model, weights: Weights) -> dict[str, str]:
+def _changed_weights(exported: Weights, weights: Weights) -> dict[str, str]:
     """The weights that ``export_weights`` did not give back bit for bit, and how."""
-    exported = model.export_weights()
     problems = dict.fromkeys(exported.keys() - weights, "was exported but never loaded")
     for name, array in weights.items():
         if name not in exported:

@@ -64,7 +64,7 @@ def convert(
     checkpoint = load(source, gelu=gelu, epsilon=epsilon, image_size=size, heads=heads)
     if resolution is not None:
         checkpoint = at_resolution(
-            checkpoint, parse_image_size(resolution), interpolate=interpolate
+            checkpoint, parse_image_size(resolution, "--resolution"), interpolate=interpolate
         )
     elif interpolate:
         raise InputError("--interpolate", "goes with --resolution, as in `--resolution 384`")

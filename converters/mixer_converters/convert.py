@@ -243,7 +243,7 @@ def _write(
             huggingface.write(temporary, tensors, metadata, _config(checkpoint))
         else:
             _WRITERS[container](temporary, tensors, metadata)
-        _compare(temporary, container, sums, str(target))
+        _compare(temporary, container, sums, {} if container == "msgpack" else metadata, target)
     return entries
 
 
@@ -261,13 +261,21 @@ def _foreign(
     return array
 
 
-def _compare(written: Path, container: str, sums: Mapping[str, int], where: str) -> None:
+def _compare(
+    written: Path,
+    container: str,
+    sums: Mapping[str, int],
+    metadata: Mapping[str, str],
+    target: Path,
+) -> None:
     """Refuse a file that does not read back as it was written."""
-    found = containers.READERS[container](written).tensors
+    contents = containers.READERS[container](written)
+    found, told = contents.tensors, contents.metadata
     other = [name for name in {**found, **sums} if _sum(found.get(name)) != sums.get(name)]
+    other += [key for key, value in metadata.items() if told.get(key) != value]
     if other:
         raise FileError(
-            where,
+            str(target),
             f"did not read back as it was written; expected the same bytes, got others in "
             f"{other[:5]}; the old file is untouched: check the disk",
         )

@@ -40,8 +40,8 @@ def find_architecture(
     return found.spec(image_size=size, classes=1000 if classes is None else classes), found
 
 
-def parse_image_size(text: str) -> ImageSize:
-    """Pixels of a square's side, or ``HxW``.
+def parse_image_size(text: str, option: str = "--image-size") -> ImageSize:
+    """Pixels of a square's side, or ``HxW``; ``option`` is whose value it is.
 
     Raises:
         InputError: if it is neither.
@@ -52,7 +52,7 @@ def parse_image_size(text: str) -> ImageSize:
     """
     match = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text)
     if match is None:
-        raise InputError("--image-size", f"must be pixels; expected 224 or 224x320, got {text!r}")
+        raise InputError(option, f"must be pixels; expected 224 or 224x320, got {text!r}")
     height, width = match.groups()
     return int(height) if width is None else (int(height), int(width))
 

@@ -53,7 +53,7 @@ Patience = Annotated[
     int, typer.Option(min=5, help="Seconds of silence before a process is given up.")
 ]
 
-_TERMINATED = 143  # what a shell says of a process that SIGTERM ended
+_TOLD_TO_END = 143  # what a shell says of a process that SIGTERM ended
 
 
 def train(
@@ -79,7 +79,8 @@ def train(
 ) -> None:
     """Train a model by a recipe, and prove that its file computes the same in every backend.
 
-    Exit codes: 0 good, 1 the backends disagree, 2 bad input or a missing extra, 143 terminated.
+    Exit codes: 0 good, 1 the backends disagree, 2 bad input or a missing extra, 143 told to
+    end by SIGTERM or Ctrl-C: the state is saved, and the same command goes on.
     """
     from mixer_spec.data import open_source
     from mixer_spec.starting import new_weights
@@ -128,7 +129,8 @@ def finetune(
 ) -> None:
     """Train a model on from a file, at another resolution and for other classes if need be.
 
-    Exit codes: 0 good, 1 the backends disagree, 2 bad input or a missing extra, 143 terminated.
+    Exit codes: 0 good, 1 the backends disagree, 2 bad input or a missing extra, 143 told to
+    end by SIGTERM or Ctrl-C: the state is saved, and the same command goes on.
     """
     from mixer_spec.data import open_source
     from mixer_spec.model_files import read_model
@@ -139,7 +141,7 @@ def finetune(
 
     settings = find_recipe(recipe, change or ())
     if resolution is not None:
-        size = parse_image_size(resolution)
+        size = parse_image_size(resolution, "--resolution")
         pair = size if isinstance(size, tuple) else (size, size)
         settings = dataclasses.replace(
             settings, data=dataclasses.replace(settings.data, image_size=pair)
@@ -310,7 +312,7 @@ def _finish(
         trained = trainer()(job)
     except Stopped as stop:
         typer.echo(f"stopped: {stop}", err=True)
-        raise typer.Exit(_TERMINATED) from None
+        raise typer.Exit(_TOLD_TO_END) from None
     if json:
         print_json(_describe(trained))
     elif trained.files:

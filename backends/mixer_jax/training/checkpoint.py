@@ -106,11 +106,13 @@ class Checkpoints:
             work()
             self._manager.check_for_errors()
         except Exception as error:
+            # Not as the manager counts, to whom what it began to write is there.
+            whole = [int(path.name) for path in self._folder.iterdir() if path.name.isdigit()]
+            good = f"the last good one is of step {max(whole)}" if whole else "there is none yet"
             raise FileError(
                 str(self._folder),
-                f"a checkpoint could not be written; the last good one is of step "
-                f"{self._manager.latest_step()}; make room, and start the same command again; "
-                f"got: {error}",
+                f"a checkpoint could not be written; {good}; make room, and start the same command "
+                f"again; got: {error}",
             ) from error
 
     def restore(self, like: State) -> State | None:
@@ -156,18 +158,16 @@ class Checkpoints:
         now = json.loads(json.dumps(self._identity.to_data()))
         before, after = flat(about["versions"]), flat(now["versions"])
         if before != after:
-            lines = "\n  ".join(differences(before, after))
-            self._tell(f"other versions than before; bits may differ from here on\n  {lines}")
+            lines = "".join(f"\n  {line}" for line in differences(before, after))
+            self._tell(f"other versions than before; bits may differ from here on{lines}")
         keys = ("spec", "recipe", "data", "weights")
         before = flat({key: about[key] for key in keys})
         after = flat({key: now[key] for key in keys})
         if before != after:
+            lines = "".join(f"\n  {line}" for line in differences(before, after))
             raise InputError(
                 str(self._folder / str(step)),
-                [
-                    "is of another run; go on with its recipe, or choose another --out",
-                    *differences(before, after),
-                ],
+                f"is of another run; go on as it was begun, or choose another --out{lines}",
             )
 
     def _set_aside(self, step: int, error: Exception) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from mixer_converters.atomic import replacing
 
 from .log import METRICS, read
 
+_BETWEEN_LINES = 60.0  # seconds
+_FEW = 40  # points, each with a dot
+
 
 class Display:
-    """The live line; only messages where stderr is no terminal.
+    """The live line; where stderr is no terminal, a line a minute.
 
     Args:
         progress: of rich.
@@ -28,25 +33,33 @@ class Display:
     def __init__(self, progress: Progress, *, steps: int, step: int) -> None:
         self._progress = progress
         self._task = progress.add_task("Training", total=steps, completed=step, now="compiling")
+        self._known: dict[str, float] = {}
+        self._next_line = time.monotonic() + _BETWEEN_LINES
 
     def at(self, step: int, **now: float) -> None:
         """A step is done.
 
         Args:
             step: how many are.
-            now: loss, images_per_second, mfu and accuracy, as far as they are known.
+            now: loss, images_per_second, mfu and accuracy; what is not given is as it was.
         """
-        words = [
-            form.format(now[name])
+        self._known |= now
+        words = "  ".join(
+            form.format(self._known[name])
             for name, form in (
                 ("loss", "loss {:.3f}"),
                 ("accuracy", "held out {:.1%}"),
                 ("images_per_second", "{:,.0f} images/s"),
                 ("mfu", "MFU {:.0%}"),
             )
-            if name in now
-        ]
-        self._progress.update(self._task, completed=step, now="  ".join(words))
+            if name in self._known
+        )
+        self._progress.update(self._task, completed=step, now=words)
+        if not self._progress.console.is_terminal and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _BETWEEN_LINES
+            task = self._progress.tasks[0]
+            left = timedelta(seconds=round(task.time_remaining or 0))
+            self.say(f"step {step:,} of {task.total:,.0f}  {words}  {left} left")
 
     def say(self, message: str) -> None:
         """A line that stays."""
@@ -68,7 +81,7 @@ def display(*, steps: int, step: int) -> Iterator[Display]:
 
 
 def draw(folder: Path, path: Path) -> None:
-    """A picture of a run's metrics: loss, held-out accuracy, learning rate, length of gradients.
+    """A picture of a run's metrics: losses, held-out accuracy, learning rate, length of gradients.
 
     Args:
         folder: of the run.
@@ -76,27 +89,37 @@ def draw(folder: Path, path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 
     lines = read(folder / METRICS)
     figure = Figure(figsize=(9, 6), dpi=110)
     FigureCanvasAgg(figure)
-    panels = (
-        ("loss", "loss", "log"),
-        ("accuracy", "held-out accuracy", "linear"),
-        ("learning_rate", "learning rate", "linear"),
-        ("gradient_norm", "length of the gradient", "log"),
-    )
-    for axes, (name, title, scale) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+    (loss, accuracy), (rate, gradient) = panels = figure.subplots(2, 2, sharex=True)
+    for axes, name, title, colour in (
+        (loss, "loss", "training", "#0969da"),
+        (loss, "held_out_loss", "held out", "#cf222e"),
+        (accuracy, "accuracy", "held-out accuracy", "#cf222e"),
+        (rate, "learning_rate", "learning rate", "#0969da"),
+        (gradient, "gradient_norm", "length of the gradient", "#0969da"),
+    ):
         points = [(line["step"], line[name]) for line in lines if name in line]
-        axes.plot(
-            *_columns(points), color="#0969da", linewidth=1, marker="." if len(points) < 40 else ""
-        )
-        if all(value > 0 for _, value in points):
-            axes.set_yscale(scale)
+        if points:  # a run may have no held-out examples
+            dots = "." if len(points) < _FEW else ""
+            axes.plot(*_columns(points), color=colour, linewidth=1, marker=dots, label=title)
         axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
+    loss.set_title("loss", fontsize=10, loc="left")
+    loss.legend(fontsize=8, frameon=False)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for axes in (loss, gradient):
+        axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(LogLocator(subs="all"))
+        axes.yaxis.set_minor_formatter("")
+    for axes in panels[1]:
+        axes.set_xlabel("step", fontsize=8)
     figure.tight_layout()
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from numpy.typing import NDArray
 
 from mixer_spec import ModelSpec
-from mixer_spec.errors import InputError
+from mixer_spec.errors import FileError, InputError
 from mixer_spec.evaluation import EvaluationBatch
 from mixer_spec.job import Habits, Stopped
 from mixer_spec.recipe import Recipe
@@ -30,11 +26,12 @@ from mixer_spec.weights import Weights, digest
 from .checkpoint import Checkpoints, Identity
 from .display import Display, display
 from .evaluate import Score, make_evaluate
-from .hardware import peak_flops
 from .log import Log
 from .mesh import Placement
+from .speed import Speed
 from .state import State, abstract_state, dtype_of, initial_state, result
 from .step import Metrics, Moment, Rows, make_step
+from .stopping import told_to_end
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 _IN_FLIGHT = 2  # steps that the host may be ahead of the devices
@@ -116,8 +113,8 @@ def run(
 
     Raises:
         InputError: if the folder holds another run; if the loss is not a number.
-        FileError: if a checkpoint cannot be written.
-        Stopped: if SIGTERM came; the state is saved.
+        FileError: if the folder cannot be made, or a file in it not be written.
+        Stopped: if SIGTERM or Ctrl-C came; the state is saved.
     """
     with jax.enable_x64(recipe.compute == "float64"):
         return _Run(spec, recipe, folder, habits, placed, held_out).go(batches, weights, data)
@@ -143,7 +140,12 @@ class _Run:
         self.unreadable: dict[str, None] = {}
 
     def go(self, batches: ExampleBatches, weights: Weights, data: str) -> Outcome:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(
+                str(self.folder), f"cannot be made; {error.strerror}; choose another --out"
+            ) from None
         identity = Identity(
             spec=self.spec,
             recipe=self.recipe,
@@ -163,7 +165,7 @@ class _Run:
             said.append(f"going on from step {first}")
         with (
             display(steps=self.recipe.steps, step=first) as shown,
-            _terminations() as told,
+            told_to_end() as told,
             self._log(first) as log,
         ):
             for message in said:
@@ -202,7 +204,7 @@ class _Run:
         told: Callable[[int], bool],
     ) -> State:
         """All the steps that are left."""
-        speed = _Speed(self.spec, self.recipe, self.placed, log)
+        speed = Speed(self.spec, self.recipe, self.placed, log)
         shown.say(f"MFU is the share of {speed.basis}")
         habits, last = self.habits, self.recipe.steps
         for number, batch in enumerate(batches.iterate(first), first):
@@ -219,14 +221,15 @@ class _Run:
             stop = told(done)
             saves = done % habits.save_every == 0 or done == last or stop
             evaluates = done % habits.evaluate_every == 0 or done == last
-            self._settle(0 if saves or evaluates else _IN_FLIGHT, log, shown, speed)
+            try:
+                self._settle(0 if saves or evaluates else _IN_FLIGHT, log, shown, speed)
+            except InputError:
+                self._save(state, log, checkpoints)
+                raise
             if evaluates:
-                self._evaluate(state, done, log)
-                shown.at(done, **({"accuracy": self.score.accuracy} if self.score else {}))
+                self._evaluate(state, done, log, shown)
             if saves:
-                if log:
-                    log.sync()
-                checkpoints.save(state)
+                self._save(state, log, checkpoints)
             if stop and done < last:
                 checkpoints.wait()
                 raise Stopped(
@@ -234,8 +237,14 @@ class _Run:
                     f"was told to end; saved step {done} of {last}; start the same command again",
                 )
         if first == last:
-            self._evaluate(state, last, None)
+            self._evaluate(state, last, None, shown)
         return state
+
+    def _save(self, state: State, log: Log | None, checkpoints: Checkpoints) -> None:
+        """The log first: a checkpoint says that its lines are there."""
+        if log:
+            log.sync()
+        checkpoints.save(state)
 
     def _rows(self, batch: ExampleBatch, number: int) -> Rows:
         """The examples of a step on the devices."""
@@ -251,23 +260,21 @@ class _Run:
             else self.placed.place_rows(factors[batch.rows].astype(dtype_of(self.recipe))),
         )
 
-    def _settle(self, ahead: int, log: Log | None, shown: Display, speed: _Speed) -> None:
+    def _settle(self, ahead: int, log: Log | None, shown: Display, speed: Speed) -> None:
         """Read the metrics of all but the newest steps, and stop at one that is no number."""
         while len(self.pending) > ahead:
             number, metrics = self.pending.popleft()
             loss, norm = float(metrics.loss), float(metrics.gradient_norm)
+            done = number + 1
             if not bool(metrics.taken):
                 raise InputError(
                     "training",
-                    f"is not finite in step {number}: loss {loss}, length of the gradient {norm}; "
-                    "the state before it is kept; do a lower `--set optimiser.learning_rate`, a "
-                    "longer `--set schedule.warm_up`, or clip",
+                    f"is not finite in step {done}; expected numbers, got a loss of {loss} and a "
+                    f"gradient of length {norm}; the weights before it are saved; begin again in "
+                    "another --out with a lower `--set optimiser.learning_rate`, a longer "
+                    "`--set schedule.warm_up`, or clipping",
                 )
-            done = number + 1
-            now = {"loss": loss, **speed.at(done)}
-            if self.score:
-                now["accuracy"] = self.score.accuracy
-            shown.at(done, **now)
+            shown.at(done, loss=loss, **speed.at(done))
             if log and (done % self.habits.log_every == 0 or done == self.recipe.steps):
                 rate = learning_rate(
                     self.recipe.schedule,
@@ -278,10 +285,11 @@ class _Run:
                 log.metrics(done, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
                 speed.log(done)
 
-    def _evaluate(self, state: State, done: int, log: Log | None) -> None:
+    def _evaluate(self, state: State, done: int, log: Log | None, shown: Display) -> None:
         if self.held_out is None:
             return
         self.score = self.evaluate(state.average or state.params, self.held_out())
+        shown.at(done, accuracy=self.score.accuracy)
         if log:
             log.metrics(done, {"accuracy": self.score.accuracy, "held_out_loss": self.score.loss})
 
@@ -301,52 +309,3 @@ class _Run:
         if number == begin + count:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
-
-
-class _Speed:
-    """Images a second, and the share of what the devices could do at best."""
-
-    def __init__(self, spec: ModelSpec, recipe: Recipe, placed: Placement, log: Log | None) -> None:
-        self._log = log
-        self._batch = recipe.batch
-        peak, self.basis = peak_flops(recipe)
-        # Three products for each of the forward pass, of two operations each.
-        self._of_peak = 6 * spec.multiply_adds / (peak * placed.devices)
-        self._times: deque[tuple[int, float]] = deque(maxlen=50)
-        self.now: dict[str, float] = {}
-
-    def at(self, done: int) -> dict[str, float]:
-        """Over the last 50 steps; nothing before the second, since the first compiles."""
-        self._times.append((done, time.perf_counter()))
-        (first, began), (last, ended) = self._times[0], self._times[-1]
-        if last > first:
-            images = (last - first) * self._batch / (ended - began)
-            self.now = {"images_per_second": images, "mfu": images * self._of_peak}
-        return self.now
-
-    def log(self, done: int) -> None:
-        """Write the figures of :meth:`at` down."""
-        if self._log and self.now:
-            self._log.speed(done, self.now)
-
-
-@contextmanager
-def _terminations() -> Iterator[Callable[[int], bool]]:
-    """Whether the run should end behind a step: SIGTERM came, to any of the processes."""
-    if jax.process_count() > 1:  # the service of jax.distributed has the signal
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, note)
-    except ValueError:  # not in the main thread: whoever runs us there has the signal
-        yield lambda step: False
-        return
-    try:
-        yield lambda step: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -20,16 +20,36 @@ Tree = Any
 """A pytree of arrays, nested by the canonical names."""
 
 
-def direction(recipe: Recipe) -> optax.GradientTransformation:
+def direction(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
     """From the gradients of nested parameters to what the learning rate is multiplied with.
 
     The update of a step is ``w - learning_rate * direction``, as the NumPy optimisers of
-    ``mixer_spec.reference`` compute it.
+    ``mixer_spec.reference`` compute it. It is given ``norm``, see :func:`global_norm`.
     """
     parts = []
     if isinstance(recipe.clip, ClipByGlobalNorm):
-        parts.append(optax.clip_by_global_norm(recipe.clip.norm))
-    return optax.chain(*parts, *_unscaled(recipe.optimiser_by_rate))
+        parts.append(_clip(recipe.clip.norm))
+    return optax.with_extra_args_support(optax.chain(*parts, *_unscaled(recipe.optimiser_by_rate)))
+
+
+def global_norm(gradients: Tree) -> jax.Array:
+    """The length of all gradients together."""
+    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)))
+
+
+def _clip(most: float) -> optax.GradientTransformationExtraArgs:
+    """As Optax's clip_by_global_norm, but with a norm that was counted already, and one factor.
+
+    To count again reads all gradients once more; to divide each by the norm writes them once more.
+    """
+
+    def update(
+        gradients: Tree, state: Any, params: Tree | None = None, *, norm: jax.Array, **_: Any
+    ) -> tuple[Tree, Any]:
+        factor = jnp.where(norm < most, 1.0, most / norm)
+        return jax.tree.map(lambda g: g * factor, gradients), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _unscaled(optimiser: Optimiser) -> list[optax.GradientTransformation]:

@@ -16,7 +16,7 @@ from mixer_spec.recipe import MovingAverage, Recipe
 
 from .losses import losses
 from .mesh import AXIS, Placement, check_batch
-from .optim import Tree, direction
+from .optim import Tree, direction, global_norm
 from .state import State, abstract_state, dtype_of
 
 
@@ -76,8 +76,8 @@ def make_step(spec: ModelSpec, recipe: Recipe, placed: Placement) -> Step:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(spec, recipe, placed))
     towards = direction(recipe)
 
-    def updated(state: State, gradients: Tree, rate: jax.Array) -> State:
-        along, optimiser = towards.update(gradients, state.optimiser, state.params)
+    def updated(state: State, gradients: Tree, norm: jax.Array, rate: jax.Array) -> State:
+        along, optimiser = towards.update(gradients, state.optimiser, state.params, norm=norm)
         params = jax.tree.map(lambda w, d: w - rate.astype(w.dtype) * d, state.params, along)
         average = state.average
         if isinstance(recipe.average, MovingAverage):
@@ -87,9 +87,11 @@ def make_step(spec: ModelSpec, recipe: Recipe, placed: Placement) -> Step:
 
     def step(state: State, rows: Rows, now: Moment) -> tuple[State, Metrics]:
         loss, gradients = _gradients(spec, recipe, placed, state.params, rows)
-        norm = jnp.sqrt(sum(jnp.square(g).sum() for g in jax.tree.leaves(gradients)))
+        norm = global_norm(gradients)
         taken = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == now.step)
-        after = jax.lax.cond(taken, updated, lambda state, *_: state, state, gradients, now.rate)
+        after = jax.lax.cond(
+            taken, updated, lambda state, *_: state, state, gradients, norm, now.rate
+        )
         return after, Metrics(loss, norm, taken)
 
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, placed.whole()))

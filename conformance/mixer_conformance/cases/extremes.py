@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from mixer_conformance.carried import Carried
 from mixer_conformance.findings import Finding, of_rule, of_taps
-from mixer_conformance.judge import Standard, judge
+from mixer_conformance.judge import Standard, float64_step, judge
 from mixer_conformance.measure import Array, sample_rms
 from mixer_conformance.problem import Problem
+from mixer_conformance.tolerance import carried_runs
 from mixer_spec import ModelSpec
 from mixer_spec.graph import Node
 from mixer_spec.layers import ClassToken, LayerNorm, SpatialGate, TokenNorm
@@ -90,10 +92,12 @@ def _conditioned(problem: Problem) -> tuple[Standard, ...]:
 
     A relative error of its input becomes ``kappa`` times as large in a norm's output, with
     ``kappa = sqrt(mean^2 + variance) / sqrt(variance + epsilon)``, whether that error was made
-    before the norm or in its own mean.
+    before the norm or in its own mean. The mean's is the same for all channels of a token, so that
+    it may grow by more than the independent noise that is carried along.
     """
     found: list[Standard] = []
     before, total = problem.inputs.astype(np.float64), 0.0
+    errors = Carried(problem.inputs, carried_runs(problem.spec))
     for standard in problem.standards:
         own = standard.local.floor
         magnified = np.max([_kappa(before, node) for node in standard.step.nodes], axis=0)
@@ -108,8 +112,10 @@ def _conditioned(problem: Problem) -> tuple[Standard, ...]:
             own = math.hypot(own, sums * unit, unit)
             total *= math.hypot(1.0, worst)
         total = math.hypot(total, own)
+        exact, _ = float64_step(standard.step, problem.weights, errors.tables)
+        carried = errors.floor(list(exact), standard.oracle, own)
         local = replace(standard.local, floor=own)
-        end_to_end = replace(standard.end_to_end, floor=total)
+        end_to_end = replace(standard.end_to_end, floor=max(total, carried))
         found.append(replace(standard, local=local, end_to_end=end_to_end))
         before = standard.oracle
     return tuple(found)
@@ -135,8 +141,12 @@ def _kappa(x: Array, node: Node) -> Array:
 def _shifted(trial: Trial) -> Iterator[Finding]:
     for by in (64.0, 1024.0):
         problem = trial.problem(f"shifted by {by:g}", functools.partial(_large_mean, by=by))
-        taps = trial.load(problem.weights).forward(problem.inputs)
-        yield of_taps(judge(problem.weights, problem.inputs, [taps], _conditioned(problem))[0])
+        yield _judged(trial, problem)
+
+
+def _judged(trial: Trial, problem: Problem) -> Finding:
+    taps = trial.load(problem.weights).forward(problem.inputs)
+    return of_taps(judge(problem.weights, problem.inputs, [taps], _conditioned(problem))[0])
 
 
 F06 = Case(
@@ -165,7 +175,7 @@ def _constant(problem: Problem, value: float) -> Problem:
 
 
 def _constants(trial: Trial) -> Iterator[Finding]:
-    yield trial.judged(trial.problem("all zero", lambda problem: _constant(problem, 0.0)))
+    yield _judged(trial, trial.problem("all zero", lambda problem: _constant(problem, 0.0)))
     # Its norms divide a rounding error by the root of epsilon: only NaN and infinity are wrong.
     flat = trial.problem("all 1000", lambda problem: _constant(problem, 1000.0))
     found = trial.load(flat.weights).forward(flat.inputs)
@@ -242,7 +252,9 @@ def _flushed(trial: Trial) -> Iterator[Finding]:
     later = [tap for tap in problem.judge(found) if tap.judgements]
     for tap in later:
         for judgement in tap.judgements:
-            yield Finding(judgement.margin, f"{tap.tap} of subnormal inputs", tap.tap)
+            margin = judgement.margin
+            message = f"{tap.tap} of subnormal inputs: {margin:.2g} of the tolerance"
+            yield Finding(margin, message, tap.tap)
 
 
 F09 = Case(

@@ -89,9 +89,28 @@ def _judged(
     return Finding(
         judgement.margin,
         f"{what}: error {moved.rms:.1e} of its size, tolerance {judgement.tolerance.rms:.1e} = 4 x "
-        f"max(yardstick {noise.rms:.1e}, floor {floor:.1e})",
+        f"max(yardstick {noise.rms:.1e}, floor {floor:.1e})"
+        + ("" if judgement.passed else _told(found, oracle)),
         what,
     )
+
+
+def _told(found: Array, oracle: Array) -> str:
+    """Both of a single number; of an array that is the oracle times a number, that number.
+
+    Example:
+        >>> _told(np.array([1.0, 2.0]), np.array([3.0, 6.0]))  # a mean for a sum
+        '; it is 0.33333 times what is right'
+    """
+    if oracle.size == 1:
+        return f"; expected {oracle.item():.9g}, got {found.item():.9g}"
+    size = float(np.vdot(oracle, oracle))
+    if size == 0.0 or not np.isfinite(found).all():
+        return ""
+    factor = float(np.vdot(oracle, found.astype(np.float64))) / size
+    if rms(found - factor * oracle) > 1e-3 * rms(found - oracle):
+        return ""
+    return f"; it is {factor:.5g} times what is right"
 
 
 def _floor(problem: Problem) -> float:

@@ -49,7 +49,7 @@ def changed_weights(exported: Weights, loaded: Weights) -> Iterator[Finding]:
         one, other = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (back, array))
         yield of_rule(
             np.array_equal(one, other),
-            f"the exported bits of {name} are those that were loaded",
+            f"the exported bits of {name} must be those that were loaded",
             name,
         )
 
@@ -93,7 +93,7 @@ def _dtypes(trial: Trial) -> Iterator[Finding]:
             cast = trial.loaded.logits(coarse.astype(dtype))
             yield of_rule(
                 np.array_equal(plain, cast),
-                f"inputs in {np.dtype(dtype).name} compute what the same values in "
+                f"inputs in {np.dtype(dtype).name} must compute what the same values in "
                 f"{problem.inputs.dtype} do",
                 "inputs",
             )

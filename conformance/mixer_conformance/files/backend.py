@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mixer_conformance.measure import Array
+from mixer_conformance.precision import PRECISIONS
 from mixer_conformance.subject import ByFiles, Violation
 from mixer_spec import BackendInfo, ModelSpec
 from mixer_spec.backend import Profile
@@ -72,6 +73,7 @@ class FileModel:
         """See :meth:`mixer_spec.backend.Differentiable.vjp`."""
         given = {f"cotangents.{tap}": array for tap, array in cotangents.items()}
         found = self._ask(self._request("vjp", {"inputs": inputs, **given}))
+        self._check("vjp", found, ("weights",), {"inputs": inputs.shape})
         return Gradients(weights=_part(found, "weights"), inputs=found.get("inputs"))
 
     def train_step(
@@ -106,13 +108,14 @@ class FileModel:
         names = {"loss", *(f"{part}.{name}" for part in parts for name in self._weights)}
         if missing := sorted(names - found.keys()):
             raise Violation(f"train_step returned no {missing}", culprit=missing[0])
+        self._check("train_step", found, tuple(parts), {"loss": ()})
         after = TrainState(
             step=state.step + 1,
             weights=parts["weights"],
             slots={slot: parts[slot] for slot in optimiser.slots},
         )
         self._steps.append((after, request.digest))
-        return float(found["loss"].reshape(-1)[0]), after
+        return float(found["loss"]), after
 
     def _request(
         self,
@@ -131,6 +134,30 @@ class FileModel:
             settings=settings or {},
             taps=taps,
         )
+
+    def _check(
+        self,
+        kind: Kind,
+        found: Answers,
+        parts: tuple[str, ...],
+        others: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        """Hold shapes and dtype of an answer against the protocol; the parts are as the weights.
+
+        Raises:
+            Violation: that names every tensor that is wrong.
+        """
+        dtype = np.dtype(PRECISIONS[self._profile].dtype)
+        shapes = {f"{part}.{name}": w.shape for part in parts for name, w in self._weights.items()}
+        wrong = {
+            name: f"{name}: expected {dtype.name} {list(shape)}, got {array.dtype.name} "
+            f"{list(array.shape)}"
+            for name, shape in {**shapes, **others}.items()
+            if (array := found.get(name)) is not None
+            and (array.dtype != dtype or array.shape != shape)
+        }
+        if wrong:
+            raise Violation(f"{kind} returned {'; '.join(wrong.values())}", culprit=min(wrong))
 
     def _is_initial(self, state: TrainState) -> bool:
         same = all(

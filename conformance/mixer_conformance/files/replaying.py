@@ -156,16 +156,18 @@ class _Reader:
                     "do run the program again",
                 )
             answers, metadata = read_tensors(self._root / outputs, outputs)
-            _check_digest(outputs, metadata.get("request"), request.digest)
+            _check_digest(outputs, "__metadata__", metadata.get("request"), request.digest)
         except FileError as error:
             raise Violation(str(error), "error") from None
         return answers
 
     def _refused(self, refusal: str, outputs: str, digest: str) -> Violation:
         if (self._root / outputs).exists():
-            raise FileError(refusal, "stands beside an answer; expected one of the two")
+            raise FileError(
+                refusal, "stands beside an answer; expected one of the two; do remove the old one"
+            )
         data: Any = read_json(self._root / refusal, refusal, "")
-        _check_digest(refusal, data.get("request"), digest)
+        _check_digest(refusal, "it", data.get("request"), digest)
         reason = data.get("unsupported")
         if not isinstance(reason, str) or not reason:
             raise FileError(refusal, f"expected a reason under 'unsupported', got {reason!r}")
@@ -187,10 +189,11 @@ class _Reader:
             self._intact.add(name)
 
 
-def _check_digest(name: str, found: Any, expected: str) -> None:
+def _check_digest(name: str, place: str, found: Any, expected: str) -> None:
     if found != expected:
+        cure = "write it there" if found is None else "run the program again"
         raise FileError(
             name,
-            f"does not answer this request; expected 'request' {expected!r} in it, got {found!r}; "
-            "do run the program again",
+            f"does not answer this request; expected 'request' {expected!r} in {place}, got "
+            f"{found!r}; do {cure}",
         )

@@ -94,7 +94,7 @@ FAMILIES = (
         }.items()
     ),
     known(
-        "class token left out of the mean",
+        "first token left out of the mean",
         Mutant(compute={layers.MeanPool: wrong.pooled_without_the_class_token}),
         "pooled",
         "vit_mean",

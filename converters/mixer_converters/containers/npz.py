@@ -19,7 +19,7 @@ from mixer_spec.memory import ahead
 
 from .contents import BFLOAT16, Contents, Stored, raw, values_of
 from .mapped import view
-from .zipped import Member, comment, members
+from .zipped import Member, add_strings, members
 
 _LONGEST_HEADER = 10_000
 Order = Literal["C", "F"]
@@ -49,7 +49,6 @@ def read(path: Path) -> Contents:
 def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
     """Write an npz file array by array, uncompressed as Google's are; bfloat16 as void16."""
     with zipfile.ZipFile(path, "w") as archive:
-        archive.comment = comment(metadata)
         arrays = ahead(values_of, tensors.values())
         for name, array in zip(tensors, arrays, strict=True):
             if array.dtype == BFLOAT16:
@@ -60,6 +59,7 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
             with archive.open(info, "w", force_zip64=True) as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 file.write(raw(array) if array.size else b"")
+        add_strings(archive, metadata)
 
 
 def _stored(member: Member) -> Stored:

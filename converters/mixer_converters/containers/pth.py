@@ -19,7 +19,7 @@ from . import torch_pickle
 from .contents import Contents, Stored, raw, values_of
 from .mapped import view
 from .torch_pickle import TensorView
-from .zipped import Member, comment, members
+from .zipped import Member, add_strings, members
 
 _ALIGNMENT = 64  # of the storages, so that torch can map them
 _LONGEST_PICKLE = 1 << 26
@@ -101,12 +101,12 @@ def _array(member: Member, tensor: TensorView) -> NDArray[Any]:
 def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
     """Write an ordered dict of tensors, as ``torch.save(model.state_dict(), path)`` does."""
     with zipfile.ZipFile(path, "w") as archive:
-        archive.comment = comment(metadata)
         _add(archive, "data.pkl", _pickle(tensors))
         _add(archive, "byteorder", b"little")
         for number, array in enumerate(ahead(values_of, tensors.values())):
             _add(archive, f"data/{number}", raw(array) if array.size else b"")
         _add(archive, "version", b"3\n")
+        add_strings(archive, metadata)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:

@@ -11,7 +11,7 @@ import mmap
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from .mapped import map_file
 _ALLOWANCE = 1 << 28  # bytes that even a small file may inflate to
 _RATIO = 16  # weights hardly compress; zeros do, but most weights are not zero
 _MARK = b"mixer_spec "
+_LONGEST_COMMENT = zipfile.ZIP_MAX_COMMENT  # of the zip, and of each member
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Member:
 
 
 def members(path: Path) -> tuple[dict[str, Member], dict[str, str]]:
-    """The members of a zip by name, and the strings in its comment if mixer_spec wrote it.
+    """The members of a zip by name, and the strings that :func:`add_strings` put there.
 
     Raises:
         FileError: if it is damaged, encrypted, declares absurd sizes or a name twice.
@@ -104,7 +105,8 @@ def members(path: Path) -> tuple[dict[str, Member], dict[str, str]]:
     memory = map_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            infos, comment = archive.infolist(), archive.comment
+            infos = archive.infolist()
+            comments = [archive.comment, *(info.comment for info in infos)]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise FileError(
             str(path), f"is not a whole zip file, got: {error}; get the file again"
@@ -140,20 +142,42 @@ def members(path: Path) -> tuple[dict[str, Member], dict[str, str]]:
     problems += _too_much(found, len(memory))
     if problems:
         raise FileError(str(path), problems[:20])
-    return found, _comment(comment)
+    return found, _strings(comments)
 
 
-def comment(metadata: Mapping[str, str]) -> bytes:
-    """Strings for the end of a zip, which every other reader passes over; none if too long."""
+def add_strings(archive: zipfile.ZipFile, metadata: Mapping[str, str]) -> None:
+    """Put strings into the comments of a zip and of its members, which other readers pass over.
+
+    To be called when every member is written; the text begins in the comment of the zip itself.
+
+    Raises:
+        FileError: if they are longer than all the comments together may be.
+    """
+    if not metadata:
+        return
     text = _MARK + json.dumps(dict(metadata)).encode()
-    return text if metadata and len(text) < zipfile.ZIP_MAX_COMMENT else b""
+    first, *others = (
+        text[at : at + _LONGEST_COMMENT] for at in range(0, len(text), _LONGEST_COMMENT)
+    )
+    infos = archive.infolist()
+    if len(others) > len(infos):
+        most = _LONGEST_COMMENT * (1 + len(infos))
+        raise FileError(
+            str(archive.filename),
+            f"has no place for so much metadata; expected at most {most} bytes, got {len(text)}; "
+            "shorten labels and provenance, or write a .safetensors",
+        )
+    archive.comment = first
+    for info, piece in zip(infos, others, strict=False):
+        info.comment = piece
 
 
-def _comment(text: bytes) -> dict[str, str]:
-    if not text.startswith(_MARK):
+def _strings(comments: Sequence[bytes]) -> dict[str, str]:
+    """What :func:`add_strings` put into the comments, if it did."""
+    if not comments[0].startswith(_MARK):
         return {}
     try:
-        found = json.loads(text.removeprefix(_MARK))
+        found = json.loads(b"".join(comments).removeprefix(_MARK))
     except (ValueError, RecursionError):
         return {}
     return {k: v for k, v in found.items() if isinstance(v, str)} if type(found) is dict else {}

@@ -10,7 +10,7 @@ from .deit_resmlp import DEIT_RESMLP
 from .google import GOOGLE
 from .google_old import GOOGLE_OLD
 from .google_vit import GOOGLE_VIT, GOOGLE_VIT_MEAN, GOOGLE_VIT_OLD
-from .kecam import KECAM
+from .kecam import KECAM, KECAM_TORCH
 from .layout import Entry, Layout
 from .lucidrains_gmlp import LUCIDRAINS_GMLP
 from .lucidrains_mixer import LUCIDRAINS_MIXER
@@ -35,6 +35,7 @@ LAYOUTS: tuple[Layout, ...] = (
     LUCIDRAINS_GMLP,
     NNX,
     KECAM,
+    KECAM_TORCH,
 )
 """Every foreign layout, in the order of the documentation."""
 

@@ -1,6 +1,8 @@
-"""keras_cv_attention_models' ``MLPMixer*`` as Keras's ``save_weights("….h5")`` stores it."""
+"""keras_cv_attention_models' ``MLPMixer*`` as ``save_weights("….h5")`` stores it, on either backend."""
 
 from __future__ import annotations
+
+import dataclasses
 
 from mixer_converters.semantics import Semantics
 
@@ -10,42 +12,46 @@ from .rearrange import SAME
 
 _OWN = Semantics(gelu="none", epsilon=1e-5, gate_epsilon=1e-5)
 
+_TENSORFLOW = {"kernel": "kernel:0", "bias": "bias:0", "scale": "gamma:0", "shift": "beta:0"}
+_TORCH = {"kernel": "weight", "bias": "bias", "scale": "weight", "shift": "bias"}
+"""What each backend calls the weights of a dense layer, and of a norm; their axes are the same."""
 
-def _keras(layer: str, weight: str) -> str:
-    """A weight's place: Keras makes a group of the layer's name, and the weight's repeats it."""
-    return f"{layer}/{layer}/{weight}:0"
 
+def _table(leaves: dict[str, str]) -> tuple[Row, ...]:
+    def place(layer: str, leaf: str) -> str:
+        """Keras makes a group of the layer's name, and the weight's name repeats it."""
+        return f"{layer}/{layer}/{leaves[leaf]}"
 
-_BLOCK = "MixerBlock_{i}/"
-_TOKEN, _CHANNEL = _BLOCK + "token_mixing/Dense_", _BLOCK + "channel_mixing/Dense_"
+    block, own = "blocks.{i}.", "MixerBlock_{i}/"
+    token, channel = own + "token_mixing/Dense_", own + "channel_mixing/Dense_"
+    return (
+        ("stem.kernel", place("stem", "kernel"), SAME),
+        ("stem.bias", place("stem", "bias"), SAME),
+        (block + "token_mixing.norm.scale", place(own + "LayerNorm_0", "scale"), SAME),
+        (block + "token_mixing.norm.bias", place(own + "LayerNorm_0", "shift"), SAME),
+        (block + "token_mixing.dense_0.kernel", place(token + "0", "kernel"), TRANSPOSED),
+        (block + "token_mixing.dense_0.bias", place(token + "0", "bias"), SAME),
+        (block + "token_mixing.dense_1.kernel", place(token + "1", "kernel"), TRANSPOSED),
+        (block + "token_mixing.dense_1.bias", place(token + "1", "bias"), SAME),
+        (block + "channel_mixing.norm.scale", place(own + "LayerNorm_1", "scale"), SAME),
+        (block + "channel_mixing.norm.bias", place(own + "LayerNorm_1", "shift"), SAME),
+        (block + "channel_mixing.dense_0.kernel", place(channel + "0", "kernel"), SAME),
+        (block + "channel_mixing.dense_0.bias", place(channel + "0", "bias"), SAME),
+        (block + "channel_mixing.dense_1.kernel", place(channel + "1", "kernel"), SAME),
+        (block + "channel_mixing.dense_1.bias", place(channel + "1", "bias"), SAME),
+        ("norm.scale", place("pre_head_layer_norm", "scale"), SAME),
+        ("norm.bias", place("pre_head_layer_norm", "shift"), SAME),
+        ("head.kernel", place("head", "kernel"), SAME),
+        ("head.bias", place("head", "bias"), SAME),
+    )
 
-TABLE: tuple[Row, ...] = (
-    ("stem.kernel", _keras("stem", "kernel"), SAME),
-    ("stem.bias", _keras("stem", "bias"), SAME),
-    ("blocks.{i}.token_mixing.norm.scale", _keras(_BLOCK + "LayerNorm_0", "gamma"), SAME),
-    ("blocks.{i}.token_mixing.norm.bias", _keras(_BLOCK + "LayerNorm_0", "beta"), SAME),
-    ("blocks.{i}.token_mixing.dense_0.kernel", _keras(_TOKEN + "0", "kernel"), TRANSPOSED),
-    ("blocks.{i}.token_mixing.dense_0.bias", _keras(_TOKEN + "0", "bias"), SAME),
-    ("blocks.{i}.token_mixing.dense_1.kernel", _keras(_TOKEN + "1", "kernel"), TRANSPOSED),
-    ("blocks.{i}.token_mixing.dense_1.bias", _keras(_TOKEN + "1", "bias"), SAME),
-    ("blocks.{i}.channel_mixing.norm.scale", _keras(_BLOCK + "LayerNorm_1", "gamma"), SAME),
-    ("blocks.{i}.channel_mixing.norm.bias", _keras(_BLOCK + "LayerNorm_1", "beta"), SAME),
-    ("blocks.{i}.channel_mixing.dense_0.kernel", _keras(_CHANNEL + "0", "kernel"), SAME),
-    ("blocks.{i}.channel_mixing.dense_0.bias", _keras(_CHANNEL + "0", "bias"), SAME),
-    ("blocks.{i}.channel_mixing.dense_1.kernel", _keras(_CHANNEL + "1", "kernel"), SAME),
-    ("blocks.{i}.channel_mixing.dense_1.bias", _keras(_CHANNEL + "1", "bias"), SAME),
-    ("norm.scale", _keras("pre_head_layer_norm", "gamma"), SAME),
-    ("norm.bias", _keras("pre_head_layer_norm", "beta"), SAME),
-    ("head.kernel", _keras("head", "kernel"), SAME),
-    ("head.bias", _keras("head", "bias"), SAME),
-)
 
 KECAM = Layout(
     name="kecam",
     families=("mixer",),
     origin="leondgarse/keras_cv_attention_models",
     source="mlp_family/mlp_mixer.py",
-    table=TABLE,
+    table=_table(_TENSORFLOW),
     containers=("h5",),
     runs=_OWN,
     trained=(TANH, _OWN),
@@ -55,4 +61,11 @@ KECAM = Layout(
         f"mlp_mixer.BATCH_NORM_EPSILON = {wanted.epsilon:g}; "
         "classifier_activation=None for logits"
     ),
+)
+
+KECAM_TORCH = dataclasses.replace(
+    KECAM,
+    name="kecam_torch",
+    source="mlp_family/mlp_mixer.py, with KECAM_BACKEND=torch",
+    table=_table(_TORCH),
 )
