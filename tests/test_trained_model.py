@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mixer_conformance import run
+from mixer_conformance import conformance_weights, run
 from mixer_conformance.precision import PRECISIONS
 from mixer_conformance.trained import (
     TRAINED,
@@ -28,9 +28,10 @@ from mixer_converters.onnx_run import OnnxRun
 from mixer_spec import ModelSpec, load_backend, reference
 from mixer_spec.preprocess import preprocess
 from mixer_spec.recipes import recipe
+from mixer_spec.weights import Weights
 
 MOST_BYTES = 2_000_000
-RIGHT = 0.9  # of the images that are shipped
+RIGHT = 0.85  # of the images that are shipped
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,14 @@ def test_the_suites_inputs_are_those_of_its_preprocessing(file: Any) -> None:
 
 
 def test_its_weights_are_not_of_one_size(file: Any) -> None:
-    """What drawn weights lack: rows whose sizes differ by orders."""
-    kernel = file.weights["blocks.0.channel_mixing.dense_1.kernel"]
-    sizes = np.sqrt((kernel.astype(np.float64) ** 2).mean(axis=1))
-    assert sizes.max() > 5 * sizes.min()
+    """What drawn weights lack: single ones many times as large as the others."""
+
+    def peak(weights: Weights) -> float:
+        kernel = weights["blocks.0.channel_mixing.dense_1.kernel"].astype(np.float64)
+        return float(np.abs(kernel).max() / np.sqrt(np.mean(kernel**2)))
+
+    assert peak(conformance_weights(file.spec)) < 2
+    assert peak(file.weights) > 4
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_its_weights_are_not_of_one_size(file: Any) -> None:
 def test_every_layout_gives_its_weights_and_its_function_back(
     layout: str, file: Any, tmp_path: Path
 ) -> None:
-    ending = ".h5" if layout == "kecam" else ".safetensors"
+    ending = ".h5" if layout.startswith("kecam") else ".safetensors"
     convert(TRAINED, tmp_path / f"other{ending}", to=layout)
     convert(tmp_path / f"other{ending}", tmp_path / "back.safetensors", to="canonical")
     back = load(tmp_path / "back.safetensors")
@@ -86,24 +91,31 @@ def test_every_layout_gives_its_weights_and_its_function_back(
     assert back.spec == file.spec
 
 
-FORMS = {"float32": 1.0, "float16": 1.0, "bfloat16": 0.98, "static": 0.98, "dynamic": 0.98}
-"""The least share of the images that get the class of the reference."""
+FORMS: dict[str, tuple[Any, float]] = {
+    "float32": (Form(), 1e-4),
+    "float16": (Form(precision="float16"), 0.05),
+    "bfloat16": (Form(precision="bfloat16"), 0.5),
+    "dynamic": (Form(int8="dynamic"), 0.5),
+    "static": (None, 0.5),  # with ranges
+}
+"""Each with the largest error of a logit; the logits themselves are up to 12."""
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_onnx_gives_the_same_classes(form: str, file: Any, logits: Any) -> None:
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_onnx_gives_the_same_class_wherever_it_is_clear(
+    name: str, file: Any, logits: Any
+) -> None:
     inputs = trained_inputs(trained_examples()[0])
-    made: Any
-    if form == "static":
-        made = Form(int8="static", ranges=calibrate(file.spec, file.weights, inputs))
-    elif form == "dynamic":
-        made = Form(int8="dynamic")
-    else:
-        made = Form(dtype=form)  # type: ignore[arg-type]
-    graph = ir.to_proto(build_onnx(file.spec, file.weights, form=made)).SerializeToString()
+    form, most = FORMS[name]
+    if form is None:
+        form = Form(int8="static", ranges=calibrate(file.spec, file.weights, inputs))
+    graph = ir.to_proto(build_onnx(file.spec, file.weights, form=form)).SerializeToString()
     found = OnnxRun(graph)(inputs, ["logits"])["logits"]
-    same = found.argmax(axis=-1) == logits.argmax(axis=-1)
-    assert same.mean() >= FORMS[form]
+    assert np.abs(found - logits).max() <= most
+    second, first = np.sort(logits, axis=-1)[:, -2:].T
+    clear = first - second > 2 * most
+    assert clear.mean() > 0.8
+    assert (found.argmax(axis=-1) == logits.argmax(axis=-1))[clear].all()
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch", "onnxruntime", "jax"])
