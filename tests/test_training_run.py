@@ -329,7 +329,7 @@ def test_checkpoint_that_cannot_be_written_names_the_last_good_one(
             train(tmp_path, habits=dataclasses.replace(HABITS, log_every=100), at=(5, fill))
     said = str(caught.value)
     assert "a checkpoint could not be written; the last good one is of step 4; make room" in said
-    assert "File too large" in said
+    assert "[Errno " in said  # of whichever of Orbax's threads is heard first
     again = train(tmp_path)
     assert again.resumed == 4
     assert digest(again.weights) == digest(finished[1].weights)

@@ -149,7 +149,7 @@ def test_a_wrong_backend_exits_with_1_and_is_located(spec_file: str) -> None:
     assert "wrong (patched 1.0; cpu): NOT conformant; first bad stage: norm" in result.output
     assert re.search(
         r"norm, from its own previous tap: error 2\.5e-01 rms, .* max at index \[\d, \d, \d\] \(the "
-        r"sample first\); tolerance .* rms = 4 x max\(yardstick .*, floor .*\), .* max = .* x the same; .* x over",
+        r"sample first\): expected \S+, got \S+; tolerance .* rms = 4 x max\(yardstick .*, floor .*\), .* max = .* x the same; .* x over",
         result.output,
     )
     assert "honest (patched 1.0; cpu): conformant" in result.output

@@ -152,7 +152,7 @@ def _share(outcomes: Iterable[bool]) -> float:
     return sum(counted) / len(counted) if counted else 1.0
 
 
-def trial_of(backend: Backend, model: str, *, profile: str, limit: float) -> Trial:
+def trial_of(backend: Backend, model: str, *, profile: str, limit: float, seed: int = 0) -> Trial:
     """A backend on one model of the zoo, outside of a run."""
     info = backend.info()
     subject = Subject(
@@ -163,7 +163,7 @@ def trial_of(backend: Backend, model: str, *, profile: str, limit: float) -> Tri
         limit=limit,
     )
     found = ZOO[model]
-    return Trial(subject=subject, model=found, spec=found.build(), seed=0, effort="quick")
+    return Trial(subject=subject, model=found, spec=found.build(), seed=seed, effort="quick")
 
 
 def examine(known: Known, cases: Sequence[str] = ()) -> Verdict:
