@@ -31,7 +31,7 @@ RECIPE = replace(
 
 # One process of a run. Small arrays are sharded too, or there would be nothing to test.
 RUN = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
 import jax
 given = json.loads(sys.argv[1])
@@ -55,11 +55,13 @@ spec = families.mixer(image_size=8, patch=2, channels=16, depth=2, token_hidden=
 train, test = open_source("digits", "train"), open_source("digits", "test")
 
 class Interrupted:
-    def __init__(self, batches, at, how):
-        self.batches, self.at, self.how = batches, at, how
+    def __init__(self, batches, at, how, saved):
+        self.batches, self.at, self.how, self.saved = batches, at, how, saved
     def iterate(self, start):
         for number, batch in enumerate(self.batches.iterate(start), start):
             if number == self.at and start == 0:
+                while self.how == "die" and not self.saved.exists():
+                    time.sleep(0.01)  # written beside the training
                 os._exit(9) if self.how == "die" else os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
@@ -67,7 +69,8 @@ for case in given["cases"]:
     recipe = Recipe.from_json(case["recipe"])
     batches = Batches(train, recipe, process=jax.process_index(), processes=jax.process_count())
     try:
-        run(spec, recipe, Interrupted(batches, case.get("at"), case.get("how")),
+        saved = Path(case["folder"], "checkpoints", "5")
+        run(spec, recipe, Interrupted(batches, case.get("at"), case.get("how"), saved),
             new_weights(spec, recipe), Path(case["folder"]),
             habits=Habits(log_every=1, evaluate_every=10, save_every=5), data=train.fingerprint,
             placed=placement(devices=jax.devices()[: case["devices"]],
