@@ -102,7 +102,9 @@ def test_a_planted_mistake_is_rejected_located_and_named(
     named = [one["diagnosis"] for one in verdict["results"] if one["diagnosis"]]
     # The one edit exchanges both forms, and the zoo has models of either.
     assert {one["mistake"] for one in named} == {"gelu by erf", "gelu by tanh"}
-    assert found["F01/mixer/f32-strict"]["diagnosis"]["mistake"] == "gelu by erf"
+    diagnosis = found["F01/mixer/f32-strict"]["diagnosis"]
+    assert diagnosis["mistake"] == "gelu by erf"
+    assert "gelu by erf explains 100 %" in diagnosis["sentence"]
     assert found["F26/probe/f32-strict"]["message"] == "GELU's form: expected tanh, got erf"
     assert found["F21/mixer/f32-strict"]["status"] == "pass"  # the weights are as they were
 

@@ -43,7 +43,7 @@ def trained_weights() -> Weights:
 
 @functools.cache
 def trained_examples() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The first images of the test set, grey, ``[image, height, width]``; and their classes."""
+    """The first 512 images of the test set, grey, ``[image, height, width]``; and their classes."""
     found = safetensors.numpy.load_file(_DATA / "fashion_mnist_test.safetensors")
     return found["images"], found["labels"]
 
