@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -318,6 +319,7 @@ def files_end_at(size: int) -> Iterator[None]:
 def test_checkpoint_that_cannot_be_written_names_the_last_good_one(
     tmp_path: Path, finished: tuple[Path, Outcome]
 ) -> None:
+    before = set(threading.enumerate())
     with contextlib.ExitStack() as until:
 
         def fill(batch: Any) -> None:
@@ -330,32 +332,11 @@ def test_checkpoint_that_cannot_be_written_names_the_last_good_one(
     said = str(caught.value)
     assert "a checkpoint could not be written; the last good one is of step 4; make room" in said
     assert "File too large" in said
+    while set(threading.enumerate()) - before:  # Orbax's, which would end with their process
+        time.sleep(0.01)
     again = train(tmp_path)
     assert again.resumed == 4
     assert digest(again.weights) == digest(finished[1].weights)
-
-
-def test_thread_that_still_writes_a_failed_checkpoint_stops_no_other_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoints = folder / "checkpoints"
-    shutil.rmtree(checkpoints / "12")
-    (checkpoints / "12.orbax-checkpoint-tmp").mkdir()
-    remove = os.rmdir
-
-    def remove_too_late(path: str, *, dir_fd: int | None = None) -> None:
-        if "orbax-checkpoint-tmp" in str(path):
-            written = os.open(path, os.O_RDONLY, dir_fd=dir_fd)
-            os.close(os.open("late", os.O_CREAT | os.O_WRONLY, dir_fd=written))
-            os.close(written)
-        remove(path, dir_fd=dir_fd)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "rmdir", remove_too_late)
-        assert train(folder).resumed == 8
-    assert {path.name for path in checkpoints.iterdir() if path.name.isdigit()} == {"4", "8", "12"}
-    assert train(folder).resumed == 12  # and takes away what could not be removed
-    assert not [path for path in checkpoints.iterdir() if not path.name.isdigit()]
 
 
 @pytest.mark.parametrize(

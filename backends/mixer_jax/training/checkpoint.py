@@ -8,8 +8,6 @@ it carries a checksum of the state that does not depend on where the arrays lie.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +26,6 @@ from mixer_spec.recipe import Recipe
 from .state import State
 
 _STATE, _ABOUT = "state", "about"
-_DISCARDED = "discarded-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,11 +73,11 @@ class Checkpoints:
         self._folder = folder.resolve()
         self._identity = identity
         self._tell = tell
-        if jax.process_index() == 0:
-            _discard_unfinished(self._folder)
-        multihost_utils.sync_global_devices("unfinished checkpoints discarded")
         self._manager = ocp.CheckpointManager(
-            self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, cleanup_tmp_directories=True
+            ),
         )
 
     def save(self, state: State) -> None:
@@ -195,20 +192,6 @@ class Checkpoints:
         """Finish all writing."""
         self.wait()
         self._manager.close()
-
-
-def _discard_unfinished(folder: Path) -> None:
-    """Take away what a killed or failed save left.
-
-    Threads of a save that failed in this very process may still write there; so it is moved first,
-    and what cannot be removed now is removed the next time.
-    """
-    for old in folder.glob(f"{_DISCARDED}*"):
-        shutil.rmtree(old, ignore_errors=True)
-    for left in folder.glob("*.orbax-checkpoint-tmp"):
-        aside = Path(tempfile.mkdtemp(prefix=_DISCARDED, dir=folder))
-        left.rename(aside / left.name)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _named(state: Any) -> dict[str, Any]:
