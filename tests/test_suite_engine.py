@@ -18,15 +18,16 @@ from mixer_conformance.cases.fuzz import drawn_spec
 from mixer_conformance.excuses import excused, stale
 from mixer_conformance.findings import Finding, of_bits, summed_up
 from mixer_conformance.fingerprint import fingerprint
+from mixer_conformance.measure import Array
 from mixer_conformance.mutants import MUTANTS, Mutant, hostile
-from mixer_conformance.mutants.changes import rounded_at, to_bfloat16, to_float16, to_tf32
+from mixer_conformance.mutants.changes import at, rounded_at, to_bfloat16, to_float16, to_tf32
 from mixer_conformance.outputs import SuiteRun, verdict
 from mixer_conformance.precision import PRECISIONS, to_int8
 from mixer_conformance.result import Status, exit_code
 from mixer_conformance.subject import Violation, limited
 from mixer_spec import FileError, InputError, UnknownNameError, layers
 from mixer_spec.backend import PROFILES, Profile
-from mixer_spec.reference import Arithmetic, ReferenceBackend
+from mixer_spec.reference import Arithmetic, ReferenceBackend, Shuffled
 
 TOMORROW = datetime.date.today() + datetime.timedelta(days=1)
 YESTERDAY = datetime.date.today() - datetime.timedelta(days=1)
@@ -214,6 +215,49 @@ def test_whole_numbers_are_exact_in_float64_too() -> None:
     )
     (wrong,) = run(mistaken, profile="f64", cases=["F02"])
     assert (wrong.status, wrong.culprit) == ("fail", "blocks.1.token_mixing")
+
+
+@pytest.mark.parametrize("profile", ["f32-strict", "f64"])
+@pytest.mark.parametrize(
+    "tap", ["stem", "blocks.1.token_mixing", "blocks.1.channel_mixing", "logits"]
+)
+def test_a_whole_number_off_by_one_unit_in_its_last_place_is_rejected(
+    tap: str, profile: Profile
+) -> None:
+    def off(x: Array, y: Array) -> Array:
+        y = y.copy()
+        y.flat[-1] = np.nextafter(y.flat[-1], y.dtype.type(0))
+        return y
+
+    dtype = PRECISIONS[profile].dtype
+    mutant = Mutant(
+        arithmetic=lambda tap: Arithmetic(dtype), after=at(tap, off), profiles=(profile,)
+    )
+    (wrong,) = run(mutant, profile=profile, cases=["F02"])
+    assert (wrong.status, wrong.culprit) == ("fail", tap)
+    assert "1 of " in wrong.message
+
+
+def _kept_in_float32(found: Array) -> Array:
+    return found.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        Mutant(arithmetic=lambda tap: Shuffled(3)),
+        # Wide inside of a step, and wide all along.
+        Mutant(arithmetic=lambda tap: Arithmetic(), after=lambda tap, x, y: _kept_in_float32(y)),
+        Mutant(
+            arithmetic=lambda tap: Arithmetic(np.float64 if "mixing" in tap else np.float32),
+            taps=lambda found: {tap: _kept_in_float32(y) for tap, y in found.items()},
+        ),
+    ],
+    ids=["another order", "float64 steps", "float64 between float32 steps"],
+)
+def test_whole_numbers_are_whole_in_every_right_arithmetic(right: Mutant) -> None:
+    (result,) = run(right, cases=["F02"])
+    assert (result.status, result.margin) == ("pass", 0.0)
 
 
 def test_a_backend_that_computes_in_float64_conforms_in_float32() -> None:
