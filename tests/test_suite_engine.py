@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from mixer_conformance.outputs import SuiteRun, verdict
 from mixer_conformance.precision import PRECISIONS, to_int8
 from mixer_conformance.result import Status, exit_code
 from mixer_conformance.subject import Violation, limited
+from mixer_conformance.suite import run_case
 from mixer_spec import FileError, InputError, UnknownNameError, layers
 from mixer_spec.backend import PROFILES, Profile
 from mixer_spec.reference import Arithmetic, ReferenceBackend, Shuffled
@@ -275,6 +278,51 @@ def test_a_backend_that_returns_nothing_but_nan_fails_without_a_warning() -> Non
     margins = {result.case: result.margin for result in results if result.status == "fail"}
     assert {"F01", "F28"} <= margins.keys()
     assert set(margins.values()) == {math.inf}
+
+
+class _NotImplementedHere(hostile.Honest):
+    """Runs its models, but for what raises ``NotImplementedError`` by accident."""
+
+    def load(self, spec: Any, weights: Any, *, profile: str) -> Any:
+        if any(w.dtype != np.float32 for w in weights.values()):
+            raise NotImplementedError("bfloat16")
+        right = super().load(spec, weights, profile=profile)
+        if spec.classes == 32:
+            raise NotImplementedError("32 classes")
+
+        def forward(inputs: Array, taps: Sequence[str] = ()) -> Any:
+            if not inputs.dtype.isnative:
+                raise NotImplementedError("big-endian")
+            return type(right).forward(right, inputs, taps)
+
+        return SimpleNamespace(forward=forward, export_weights=right.export_weights)
+
+
+def test_a_refusal_of_one_call_is_an_error_and_of_a_model_is_unsupported() -> None:
+    results = run(_NotImplementedHere(), scales=["mixer", "probe"], cases=["F01", "F12", "F22"])
+    found = {r.id: (r.status, r.message) for r in results if r.status != "pass"}
+    otherwise = "; expected an answer, since it runs this model otherwise"
+    assert found == {
+        "F12/mixer/f32-strict": (
+            "error",
+            f"forward raised NotImplementedError: big-endian{otherwise}",
+        ),
+        "F22/mixer/f32-strict": (
+            "error",
+            f"load raised NotImplementedError: bfloat16{otherwise}",
+        ),
+        "F01/probe/f32-strict": ("unsupported", "load raised NotImplementedError: 32 classes"),
+    }
+
+
+def test_what_was_found_before_a_refusal_stays_found() -> None:
+    def refusing(trial: object) -> Iterator[Finding]:
+        yield Finding(2.0, "wrong", "stem")
+        raise Violation("no more", "unsupported")
+
+    trial = trial_of(Mutant(), "mixer", profile="f32-strict", limit=20)
+    result = run_case(replace(CASES["F01"], check=refusing), trial)
+    assert (result.status, result.culprit, result.message) == ("fail", "stem", "wrong")
 
 
 def test_a_profile_that_is_not_claimed_is_refused() -> None:

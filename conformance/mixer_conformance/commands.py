@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,9 +112,8 @@ def run_command(
         print_json(outputs.to_data(done))
     else:
         outputs.print_results(console(), done)
-        if any(result.status in ("fail", "error") for result in results):
-            hint = f"Where and why: mixer-spec conformance locate --backend {backend}"
-            console().print(hint, soft_wrap=True, markup=False)
+        if bad := [result for result in results if result.status in ("fail", "error")]:
+            console().print(_where_and_why(backend, bad), soft_wrap=True, markup=False)
     raise typer.Exit(exit_code(results))
 
 
@@ -121,6 +121,7 @@ def run_command(
 def locate(
     backend: Backend,
     model: Annotated[str, typer.Option(help="Of the zoo.")] = "mixer",
+    level: Level = 2,
     profile: Profile = "f32-strict",
     seed: Seed = 0,
     limit: Limit = None,
@@ -140,9 +141,9 @@ def locate(
 
     with told():
         trial = _trial(backend, model, profile, seed, limit)
-        found = find(trial)
+        found = find(trial, level)
         written = None
-        if found and write:
+        if found and found.plain and write:
             written = write_reproduction(write, trial, backend, found.stage)
     diagnosis = str(found.diagnosis) if found and found.diagnosis else None
     if json:
@@ -162,6 +163,8 @@ def locate(
         text = [f"first bad stage: {found.stage}", found.message, diagnosis]
         if written:
             text.append(f"{write}: a model of {written.parameter_count} weights that shows it")
+        elif write:
+            text.append(f"{write}: not written; a forward pass of plain inputs does not show it")
         for line in filter(None, text):
             console().print(line, soft_wrap=True, markup=False)
     raise typer.Exit(1 if found else 0)
@@ -395,6 +398,16 @@ def init_backend(
 
 
 # --- what the commands share -------------------------------------------------------------------
+
+
+def _where_and_why(backend: str, bad: Sequence[Result]) -> str:
+    """The command that looks closer at the first finding that a diagnosis explains, or the first."""
+    from .cases import ZOO
+
+    shown = next((result for result in bad if result.diagnosis), bad[0])
+    level = f" --level {shown.level}" if shown.level > 2 else ""
+    model = f" --model {shown.model}" if shown.model in ZOO and shown.model != "mixer" else ""
+    return f"Where and why: mixer-spec conformance locate --backend {backend}{model}{level}"
 
 
 def _look_here(backend: str) -> None:

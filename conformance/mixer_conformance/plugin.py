@@ -39,6 +39,23 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return None
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run in which the backend supported nothing is no success."""
+    if exitstatus == pytest.ExitCode.OK and _supported_nothing(session):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Why such a run is none."""
+    if _supported_nothing(terminalreporter._session):
+        terminalreporter.write_line("nothing was executed: the backend supports none of the cases")
+
+
+def _supported_nothing(session: pytest.Session) -> bool:
+    items = [item for item in session.items if isinstance(item, ConformanceItem)]
+    return bool(items) and not any(item.executed for item in items)
+
+
 class ConformanceFile(pytest.File):
     """All planned cases."""
 
@@ -63,6 +80,7 @@ class ConformanceItem(pytest.Item):
     """One case family on one model."""
 
     excuses: Any = ()
+    executed = False
 
     def __init__(self, *, planned: Any, **rest: Any) -> None:
         super().__init__(**rest)
@@ -72,6 +90,7 @@ class ConformanceItem(pytest.Item):
         """Run it; what is not good fails, and what the backend does not have is skipped."""
         result: Result = self._planned.run(self.excuses)
         self.user_properties.append(("margin", str(result.margin)))
+        self.executed = result.status != "unsupported"
         if result.status == "unsupported":
             pytest.skip(result.message)
         if result.status == "expected_fail":

@@ -21,6 +21,7 @@ from mixer_spec.weights import Weights
 
 from .measure import Array
 from .precision import Precision
+from .weights import conformance_inputs, conformance_weights
 
 T = TypeVar("T")
 
@@ -121,7 +122,7 @@ class Loaded:
         """
         names = self.subject.taps(self.spec) if taps is None else taps
         before = inputs.copy()
-        found = self.subject.call("forward", lambda: self.model.forward(inputs, names))
+        found = self.subject.ask(self.spec, "forward", lambda: self.model.forward(inputs, names))
         if not np.array_equal(inputs, before, equal_nan=inputs.dtype.kind == "f"):
             inputs[...] = before  # other cases use them too
             raise Violation("forward changed its input", culprit="inputs")
@@ -163,7 +164,7 @@ class Loaded:
         Raises:
             Violation: if it raises, hangs, or returns something else than arrays.
         """
-        found = self.subject.call("export_weights", self.model.export_weights)
+        found = self.subject.ask(self.spec, "export_weights", self.model.export_weights)
         if not isinstance(found, Mapping):
             raise Violation(
                 f"export_weights must return a mapping of names, got {type(found).__name__}"
@@ -205,9 +206,7 @@ class Subject:
             Violation: if it raises, hangs or returns something else than a model.
         """
         given = weights if writable else {name: _frozen(array) for name, array in weights.items()}
-        model = self.call(
-            "load", lambda: self.backend.load(spec, given, profile=self.precision.profile)
-        )
+        model = self.ask(spec, "load", lambda: self._load(spec, given))
         if not isinstance(model, Model):
             raise Violation(f"load must return a Model, got {type(model).__name__}")
         return Loaded(self, spec, model)
@@ -215,6 +214,40 @@ class Subject:
     def call(self, doing: str, call: Callable[[], T]) -> T:
         """``call()`` within the time limit."""
         return limited(doing, call, self.limit)
+
+    def ask(self, spec: ModelSpec, doing: str, call: Callable[[], T]) -> T:
+        """``call()`` of what every model must do, within the time limit.
+
+        A model may be refused as a whole, and is then unsupported; an accident in one that can be
+        run is an error, whatever the exception is called.
+
+        Raises:
+            Violation: if it raises or hangs.
+        """
+        try:
+            return self.call(doing, call)
+        except Violation as refusal:
+            accident = refusal.__cause__
+            if not isinstance(accident, NotImplementedError) or not self._runs(spec):
+                raise
+            raise Violation(
+                f"{refusal}; expected an answer, since it runs this model otherwise", "error"
+            ) from accident
+
+    def _load(self, spec: ModelSpec, weights: Weights) -> Model:
+        return self.backend.load(spec, weights, profile=self.precision.profile)
+
+    def _runs(self, spec: ModelSpec) -> bool:
+        """Whether a model can be run at all, with plain weights and inputs."""
+        inputs = conformance_inputs(spec, 1)
+        if inputs.dtype.kind == "f":
+            inputs = inputs.astype(self.precision.dtype)
+        try:
+            model = self.call("load", lambda: self._load(spec, conformance_weights(spec)))
+            self.call("forward", lambda: model.forward(inputs))
+        except Violation:
+            return False
+        return True
 
 
 def _frozen(array: Array) -> Array:
