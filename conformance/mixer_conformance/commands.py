@@ -48,6 +48,10 @@ conformance.command("report")(report)
 conformance.add_typer(cases_app, name="cases")
 
 
+_INTERRUPTED = 130
+"""The exit code of what Ctrl-C ended, in every shell."""
+
+
 @conformance.command("run")
 def run_command(
     backend: Backend,
@@ -79,23 +83,29 @@ def run_command(
     effort = chosen_effort(quick=quick, full=full, nightly=nightly)
     page = load_page() if html else None  # before minutes of work
     _look_here(backend)
-    with progress() as show:
+    judged: list[Result] = []
+    try:
+        with progress() as show:
 
-        def tell(result: Result) -> None:
-            show(f"{result.id}: {result.status}")
+            def tell(result: Result) -> None:
+                judged.append(result)
+                show(f"{result.id}: {result.status}")
 
-        info, results = run_isolated(
-            backend,
-            level=level,
-            profile=profile,  # type: ignore[arg-type]  # checked by run
-            effort=effort,
-            scales=listed(scales),
-            cases=listed(cases),
-            seed=seed,
-            excuses=read_excuses(excuses) if excuses else (),
-            limit=limit,
-            progress=tell,
-        )
+            info, results = run_isolated(
+                backend,
+                level=level,
+                profile=profile,  # type: ignore[arg-type]  # checked by run
+                effort=effort,
+                scales=listed(scales),
+                cases=listed(cases),
+                seed=seed,
+                excuses=read_excuses(excuses) if excuses else (),
+                limit=limit,
+                progress=tell,
+            )
+    except KeyboardInterrupt:
+        outputs.print_interrupted(judged)
+        raise typer.Exit(_INTERRUPTED) from None
     done = outputs.SuiteRun(
         backend=backend,
         info=info,
@@ -112,7 +122,8 @@ def run_command(
         print_json(outputs.to_data(done))
     else:
         outputs.print_results(console(), done)
-        if bad := [result for result in results if result.status in ("fail", "error")]:
+        bad = [result for result in results if result.status in ("fail", "error")]
+        if bad and bad[0].case != "start":
             console().print(_where_and_why(backend, bad), soft_wrap=True, markup=False)
     raise typer.Exit(exit_code(results))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import sys
-import traceback
 from collections.abc import Iterator
 
 import typer
@@ -19,7 +18,7 @@ from mixer_spec import Backend, load_backend
 from mixer_spec.errors import MixerSpecError
 
 from .isolated import START_UP
-from .subject import Violation, limited
+from .subject import Violation, limited, print_own_stack
 
 _EXIT = {"fail": 1, "error": 3, "unsupported": 4}
 
@@ -55,6 +54,6 @@ def told() -> Iterator[None]:
         yield
     except Violation as violation:
         if violation.__cause__ is not None:
-            traceback.print_exception(violation.__cause__)
+            print_own_stack(violation.__cause__)
         print(f"error: {violation}", file=sys.stderr)
         raise typer.Exit(_EXIT[violation.kind]) from None

@@ -167,6 +167,16 @@ def print_results(out: Console, run: SuiteRun) -> None:
     out.print(verdict(run), soft_wrap=True)
 
 
+def print_interrupted(judged: Sequence[Result]) -> None:
+    """What was found before someone ended a run, on stderr: it is no verdict."""
+    from rich.console import Console
+
+    out = Console(stderr=True, highlight=False)
+    for line in lines(judged):
+        out.print(line, soft_wrap=True)
+    out.print(f"interrupted; cases judged so far: {len(judged)}; no verdict", soft_wrap=True)
+
+
 def write_files(run: SuiteRun, *, junit: Path | None, markdown: Path | None) -> None:
     """A run for machines, in the files that were asked for.
 

@@ -6,15 +6,19 @@ is a :class:`Violation` with its own message; the suite notes it and goes on.
 
 from __future__ import annotations
 
+import importlib
 import queue
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+import mixer_spec
 from mixer_spec import Backend, MissingExtraError, Model, ModelSpec
 from mixer_spec.backend import BackendInfo
 from mixer_spec.weights import Weights
@@ -93,6 +97,25 @@ def limited(doing: str, call: Callable[[], T], seconds: float) -> T:
         kind = "unsupported"
     text = traceback.format_exception_only(error)[-1].strip()
     raise Violation(f"{doing} raised {text}", kind) from error
+
+
+def print_own_stack(error: BaseException) -> None:
+    """The stack of what a backend raised, on stderr, from where its own code begins."""
+    told = traceback.TracebackException.from_exception(error)
+    others = (
+        str(Path(__file__).parent),
+        str(Path(mixer_spec.__file__).parent),
+        "<frozen importlib",
+    )
+    outside = [
+        number
+        for number, frame in enumerate(told.stack)
+        if not frame.filename.startswith((*others, importlib.__file__))
+    ]
+    # A syntax error's place is no frame.
+    nothing = len(told.stack) if isinstance(error, SyntaxError) else 0
+    del told.stack[: min(outside, default=nothing)]
+    print("".join(told.format()), end="", file=sys.stderr)
 
 
 @dataclass(frozen=True, slots=True)
