@@ -131,19 +131,24 @@ def test_a_module_that_cannot_be_imported_shows_its_own_line_alone(
 
 def test_whoever_ends_a_run_is_told_what_was_found_and_gets_no_verdict(folder: Path) -> None:
     run = ["run", "--backend", "hostile_engine:TakesLong", "--scales", "mixer", "--json"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "mixer_spec", "conformance", *run],
         cwd=folder,
         start_new_session=True,
+        # Where the tests run in the background, a shell has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (folder / "began").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    out, told = process.communicate(timeout=30)
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (folder / "began").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            out, told = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out) == (130, "")
     assert "fail  F01/mixer/f32-strict  logits" in told
     assert told.endswith("interrupted; cases judged so far: 1; no verdict\n")

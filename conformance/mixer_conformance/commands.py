@@ -176,8 +176,9 @@ def locate(
             text.append(f"{write}: a model of {written.parameter_count} weights that shows it")
         elif write:
             text.append(f"{write}: not written; a forward pass of plain inputs does not show it")
+        out = console()
         for line in filter(None, text):
-            console().print(line, soft_wrap=True, markup=False)
+            out.print(line, soft_wrap=not out.is_terminal, markup=False)
     raise typer.Exit(1 if found else 0)
 
 
@@ -415,7 +416,8 @@ def _where_and_why(backend: str, bad: Sequence[Result]) -> str:
     """The command that looks closer at the first finding that a diagnosis explains, or the first."""
     from .cases import ZOO
 
-    shown = next((result for result in bad if result.diagnosis), bad[0])
+    told = [result for result in bad if result.diagnosis] or bad
+    shown = next((result for result in told if result.model == "mixer"), told[0])
     level = f" --level {shown.level}" if shown.level > 2 else ""
     model = f" --model {shown.model}" if shown.model in ZOO and shown.model != "mixer" else ""
     return f"Where and why: mixer-spec conformance locate --backend {backend}{model}{level}"

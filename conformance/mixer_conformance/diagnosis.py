@@ -58,7 +58,7 @@ class Diagnosis:
         stage: the first bad stage.
         margin: how far outside of its tolerance it is.
         best: the mistake that explains most.
-        runner_up: the next one that says something else.
+        runner_up: the next one that says something else, if it explains anything.
         names: every mistake that explains as much as the best, which it cannot be told from here.
     """
 
@@ -136,7 +136,7 @@ def _named(wrong: Evidence) -> Diagnosis:
     if best is None or (not fitting and best.explained < _EXPLAINED):
         return told
     names = fitting or (best.name,)
-    others = (hypothesis for hypothesis, _ in ranked if hypothesis.name not in names)
+    others = (h for h, _ in ranked if h.name not in names and h.explained > 0)
     return replace(told, best=best, runner_up=next(others, None), names=names)
 
 

@@ -34,7 +34,10 @@ _NOTHING = 1e-12
 
 
 def floor_of(problem: Problem) -> float:
-    """A backward pass adds up about as much as the forward pass in front of it."""
+    """Twice that of the logits: going back takes sums of the same lengths, of what went forward.
+
+    Were both errors independent it would be the root of 2; they share the numbers of the forward pass.
+    """
     return 2 * problem.standards[-1].end_to_end.floor
 
 
