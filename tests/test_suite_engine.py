@@ -363,7 +363,7 @@ def test_the_first_failure_is_told_and_the_worst_margin_kept() -> None:
 def test_an_engine_without_taps_is_judged_at_its_logits() -> None:
     blind = replace(MUTANTS["gelu by erf"].backend, sees_taps=False)
     (result,) = run(blind, cases=["F01"], scales=["mixer"])
-    assert (result.status, result.culprit) == ("fail", "logits")
+    assert (result.status, result.culprit, result.diagnosis) == ("fail", "logits", None)
 
 
 def test_verdict_names_the_level_that_was_reached() -> None:

@@ -99,10 +99,11 @@ def _percent(share: float) -> str:
 
 
 def diagnose(trial: Trial, level: int = 2) -> Diagnosis | None:
-    """Locate and name what is wrong with a backend on a model; ``None`` if nothing is, or no taps.
+    """Locate and name what is wrong with a backend on a model; ``None`` if nothing is seen.
 
     Conformance inputs are tried first, then those that make small mistakes large; where the taps
     are right, the gradients and then the steps of training, as far as the level looks at them.
+    Of an engine without taps, wrong logits tell nothing.
 
     Args:
         trial: the backend and the model.
@@ -111,7 +112,9 @@ def diagnose(trial: Trial, level: int = 2) -> Diagnosis | None:
     Raises:
         Violation: if the backend raises, hangs or breaks the protocol.
     """
-    wrong = _wrong_tap(trial) if trial.subject.sees_taps else None
+    wrong = _wrong_tap(trial)
+    if wrong and not trial.subject.sees_taps:
+        return None
     if wrong is None and level >= 3 and isinstance(trial.loaded.model, Differentiable):
         wrong = wrong_gradients(trial)
     if wrong is None and level >= 4 and isinstance(trial.loaded.model, Trainable):
@@ -144,6 +147,8 @@ def _hypotheses(wrong: Evidence) -> Iterator[tuple[Hypothesis, bool]]:
     """Every known mistake that can be made here, and whether it is within the tolerance."""
     right = {name: held.oracle for name, held in wrong.held.items()}
     error = _distance(wrong, right)
+    if error == 0.0:  # only what came before is wrong
+        return
     for known in MUTANTS.values():
         if not is_nameable(known.backend):
             continue
