@@ -102,6 +102,7 @@ def test_each_outcome_is_told_in_one_sentence(
     text = mixed[0].stdout
     assert "unexpected_pass: passes, but is excused until 2999-01-01: mended long ago" in text
     assert "fail: logits, from its own previous tap: error" in text
+    assert "\nlogits: head's bias dropped explains" in text
     assert "error: load raised RuntimeError: no device" in text
     assert "load raised NotImplementedError: attention" in text
     assert "Traceback" not in text

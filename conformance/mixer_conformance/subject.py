@@ -6,12 +6,13 @@ is a :class:`Violation` with its own message; the suite notes it and goes on.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -99,6 +100,26 @@ def limited(doing: str, call: Callable[[], T], seconds: float) -> T:
     raise Violation(f"{doing} raised {text}", kind) from error
 
 
+@contextlib.contextmanager
+def unchanged(doing: str, given: Mapping[str, Array]) -> Iterator[None]:
+    """A call that must not write into the arrays it was given; if it did, they are put right.
+
+    Raises:
+        Violation: that names the first array that is another one afterwards.
+    """
+    before = {name: array.copy() for name, array in given.items()}
+    yield
+    wrong = [
+        name
+        for name, array in given.items()
+        if not np.array_equal(array, before[name], equal_nan=array.dtype.kind == "f")
+    ]
+    for name in wrong:
+        given[name][...] = before[name]  # other cases use them too
+    if wrong:
+        raise Violation(f"{doing} changed its {wrong[0]}", culprit=wrong[0])
+
+
 def print_own_stack(error: BaseException) -> None:
     """The stack of what a backend raised, on stderr, from where its own code begins."""
     told = traceback.TracebackException.from_exception(error)
@@ -144,11 +165,10 @@ class Loaded:
                 shape or dtype, or its own input.
         """
         names = self.subject.taps(self.spec) if taps is None else taps
-        before = inputs.copy()
-        found = self.subject.ask(self.spec, "forward", lambda: self.model.forward(inputs, names))
-        if not np.array_equal(inputs, before, equal_nan=inputs.dtype.kind == "f"):
-            inputs[...] = before  # other cases use them too
-            raise Violation("forward changed its input", culprit="inputs")
+        with unchanged("forward", {"inputs": inputs}):
+            found = self.subject.ask(
+                self.spec, "forward", lambda: self.model.forward(inputs, names)
+            )
         if not isinstance(found, Mapping):
             raise Violation(f"forward must return a mapping of taps, got {type(found).__name__}")
         wanted = list(dict.fromkeys([*names, "logits"]))

@@ -22,6 +22,9 @@ from .precision import PRECISIONS
 from .result import Explanation, Result, TapScore
 from .subject import ByFiles, Subject, Violation
 
+Explanations = dict[tuple[str, int], Explanation | None]
+"""What is wrong with each model, as far as a level looks at it."""
+
 LIMITS: dict[Effort, float] = {"quick": 20.0, "full": 120.0, "nightly": 1800.0}
 """Seconds that one call of a backend may take."""
 
@@ -81,15 +84,9 @@ def run(
 
 def explained(plan: Iterable[Planned], excuses: Sequence[Excuse] = ()) -> Iterator[Result]:
     """Run what was planned; a failure of taps, gradients or training gets its model's diagnosis."""
-    known: dict[tuple[str, int], Explanation | None] = {}
+    known: Explanations = {}
     for one in plan:
-        result = one.run(excuses)
-        if result.status == "fail" and (result.taps or result.level >= 3):
-            key = result.model, max(2, result.level)
-            if key not in known:
-                known[key] = _explanation(one.trial, result.level)
-            result = replace(result, diagnosis=known[key])
-        yield result
+        yield one.explained(excuses, known)
 
 
 def _explanation(trial: Trial, level: int) -> Explanation | None:
@@ -151,6 +148,16 @@ class Planned:
     def run(self, excuses: Sequence[Excuse] = ()) -> Result:
         """The result in the light of the excuses."""
         return excused(run_case(self.case, self.trial), excuses)
+
+    def explained(self, excuses: Sequence[Excuse], known: Explanations) -> Result:
+        """The same with the diagnosis of a failure, which is kept for the model's other cases."""
+        result = self.run(excuses)
+        if result.status != "fail" or not (result.taps or result.level >= 3):
+            return result
+        key = result.model, max(2, result.level)
+        if key not in known:
+            known[key] = _explanation(self.trial, result.level)
+        return replace(result, diagnosis=known[key])
 
 
 def planned(

@@ -14,7 +14,7 @@ from mixer_conformance.findings import Finding
 from mixer_conformance.held import Evidence, Held
 from mixer_conformance.measure import Array, rms
 from mixer_conformance.problem import Problem
-from mixer_conformance.subject import Violation
+from mixer_conformance.subject import Violation, unchanged
 from mixer_spec import Backend
 from mixer_spec.backend import Differentiable
 from mixer_spec.reference import backward, gradient_sizes
@@ -87,8 +87,9 @@ def _gradients(trial: Trial, tap: str) -> dict[str, Array]:
     model: Any = trial.loaded.model
     if not isinstance(model, Differentiable):
         raise Violation("the model has no vjp", "unsupported")
-    cotangents = _given_cotangents(trial.standard, tap)
-    found = trial.subject.call("vjp", lambda: model.vjp(trial.standard.inputs, cotangents))
+    inputs, cotangents = trial.standard.inputs, _given_cotangents(trial.standard, tap)
+    with unchanged("vjp", {"inputs": inputs, **cotangents}):
+        found = trial.subject.call("vjp", lambda: model.vjp(inputs, cotangents))
     if not isinstance(found, Gradients):
         raise Violation(f"vjp must return Gradients, got {type(found).__name__}")
     missing = trial.standard.weights.keys() - dict(found.weights).keys()
@@ -149,7 +150,8 @@ def _asked(problem: Problem, backend: Backend) -> Mapping[str, Array]:
     """What another backend gives."""
     model: Any = backend.load(problem.spec, problem.weights, profile=problem.precision.profile)
     return _of_both_ends(
-        lambda end: _by_name(model.vjp(problem.inputs, _given_cotangents(problem, end)))
+        # A copy: there are mistakes that write into it.
+        lambda end: _by_name(model.vjp(problem.inputs.copy(), _given_cotangents(problem, end)))
     )
 
 

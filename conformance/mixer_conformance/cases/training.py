@@ -13,7 +13,7 @@ from mixer_conformance.findings import Finding, of_bits, of_rule
 from mixer_conformance.held import Evidence, Held
 from mixer_conformance.measure import Array, rms
 from mixer_conformance.problem import Problem
-from mixer_conformance.subject import Violation
+from mixer_conformance.subject import Violation, unchanged
 from mixer_conformance.weights import conformance_inputs
 from mixer_spec import Backend, ModelSpec
 from mixer_spec.backend import Trainable
@@ -83,8 +83,12 @@ def _trained(problem: Problem, name: str, seed: int, run: Callable[..., Step]) -
 def _by_name(step: Step) -> dict[str, Array]:
     """The loss, every slot and every weight."""
     value, state = step
+    return {"loss": np.array([float(value)]), **_arrays(state)}
+
+
+def _arrays(state: TrainState) -> dict[str, Array]:
     slots = {f"{slot} {n}": a for slot, arrays in state.slots.items() for n, a in arrays.items()}
-    return {"loss": np.array([float(value)]), **slots, **state.weights}
+    return {**slots, **state.weights}
 
 
 @functools.lru_cache(maxsize=64)
@@ -169,8 +173,12 @@ def _steps(trial: Trial, name: str) -> list[Step]:
     if not isinstance(model, Trainable):
         raise Violation("the model has no train_step", "unsupported")
 
-    def run(*given: Any, **named: Any) -> Step:
-        found: Any = trial.subject.call("train_step", lambda: model.train_step(*given, **named))
+    def run(state: TrainState, inputs: Array, labels: Array, **named: Any) -> Step:
+        given = {"inputs": inputs, "labels": labels, **_arrays(state)}
+        with unchanged("train_step", given):
+            found: Any = trial.subject.call(
+                "train_step", lambda: model.train_step(state, inputs, labels, **named)
+            )
         match found:
             case (value, TrainState() as state) if np.ndim(value) == 0:
                 return float(value), state

@@ -141,6 +141,12 @@ def _pixels_detached(layer: Any, weights: Any, x: Array, dy: Array, run: Any) ->
     return 0 * _STEM(layer, weights, x, dy, run)
 
 
+def _pixels_overwritten(layer: Any, weights: Any, x: Array, dy: Array, run: Any) -> Array:
+    """Right, but the pixels' place is used for their gradient."""
+    x[...] = _STEM(layer, weights, x, dy, run)
+    return x.copy()
+
+
 # --- whole gradients ----------------------------------------------------------------------------
 
 
@@ -246,6 +252,7 @@ _ROWS: tuple[tuple[str, Trainer, str, str], ...] = (
                 "conv",
             ),
             ("pixels without a gradient", layers.PatchEmbed, _pixels_detached, "stem", "mixer"),
+            ("pixels overwritten", layers.PatchEmbed, _pixels_overwritten, "inputs", "mixer"),
         )
     ),
     *(

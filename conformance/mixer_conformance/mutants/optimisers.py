@@ -162,6 +162,14 @@ def _summed(optimiser: Any, state: TrainState, g: Weights, run: Arithmetic) -> T
     return update(optimiser, state, {n: a * a.dtype.type(3) for n, a in g.items()}, run)
 
 
+def _in_place(optimiser: Any, state: TrainState, g: Weights, run: Arithmetic) -> TrainState:
+    """Right, but the state before becomes the state behind."""
+    after = update(optimiser, state, g, run)
+    for name, weight in state.weights.items():
+        weight[...] = after.weights[name]
+    return after
+
+
 _ROWS: tuple[tuple[str, Trainer, str | None], ...] = (
     *(
         (name, Trainer(update=_adam_along(along)), "stem.kernel")
@@ -187,6 +195,7 @@ _ROWS: tuple[tuple[str, Trainer, str | None], ...] = (
     ("a step along the momentum before", Trainer(update=_only(Momentum, _along_the_old)), None),
     ("nothing remembered between steps", Trainer(update=_forgetful), None),
     ("gradients of the loaded weights", Trainer(weights=lambda loaded, now: loaded), "loss"),
+    ("weights changed in place", Trainer(update=_in_place), "stem.kernel"),
     ("steps uphill", Trainer(update=_uphill), "stem.kernel"),
     ("gradients clipped to a length", Trainer(update=_normed), "stem.kernel"),
     ("gradients over the batch as a sum", Trainer(update=_summed), "stem.kernel"),
