@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,117 +13,28 @@ from mixer_spec.errors import InputError
 from .files.commands import cases as cases_app
 from .options import (
     Backend,
-    Excuses,
-    Families,
-    Full,
-    Html,
-    Junit,
     Level,
     Limit,
-    Markdown,
-    Nightly,
     Profile,
-    Quick,
-    Scales,
     Seed,
-    chosen_effort,
     listed,
 )
-from .report_command import load_page, report
+from .report_command import report
+from .run_command import run
 
 if TYPE_CHECKING:
     from .audit import Audit
     from .cases import Trial
-    from .result import Result
 
 conformance = typer.Typer(
     help="Judge a backend: every case family, at a level, in an arithmetic.",
     no_args_is_help=True,
     add_completion=False,
 )
+conformance.command("run")(run)
 conformance.command("report")(report)
 
 conformance.add_typer(cases_app, name="cases")
-
-
-_INTERRUPTED = 130
-"""The exit code of what Ctrl-C ended, in every shell."""
-
-
-@conformance.command("run")
-def run_command(
-    backend: Backend,
-    level: Level = 2,
-    profile: Profile = "f32-strict",
-    scales: Scales = "",
-    cases: Families = "",
-    quick: Quick = False,
-    full: Full = False,
-    nightly: Nightly = False,
-    seed: Seed = 0,
-    excuses: Excuses = None,
-    limit: Limit = None,
-    junit: Junit = None,
-    markdown: Markdown = None,
-    html: Html = None,
-    json: Json = False,
-) -> None:
-    """Run the suite on one backend, in a process of its own.
-
-    Exit codes: 0 conformant, 1 not conformant, 2 bad input or a missing extra, 3 the backend
-    raised or hung, 4 nothing was executed.
-    """
-    from . import outputs
-    from .excuses import read_excuses
-    from .isolated import run_isolated
-    from .result import exit_code
-
-    effort = chosen_effort(quick=quick, full=full, nightly=nightly)
-    page = load_page() if html else None  # before minutes of work
-    _look_here(backend)
-    judged: list[Result] = []
-    try:
-        with progress() as show:
-
-            def tell(result: Result) -> None:
-                judged.append(result)
-                show(f"{result.id}: {result.status}")
-
-            info, results = run_isolated(
-                backend,
-                level=level,
-                profile=profile,  # type: ignore[arg-type]  # checked by run
-                effort=effort,
-                scales=listed(scales),
-                cases=listed(cases),
-                seed=seed,
-                excuses=read_excuses(excuses) if excuses else (),
-                limit=limit,
-                progress=tell,
-            )
-    except KeyboardInterrupt:
-        outputs.print_interrupted(judged)
-        raise typer.Exit(_INTERRUPTED) from None
-    done = outputs.SuiteRun(
-        backend=backend,
-        info=info,
-        level=level,
-        profile=profile,  # type: ignore[arg-type]  # checked by run
-        effort=effort,
-        seed=seed,
-        results=results,
-    )
-    outputs.write_files(done, junit=junit, markdown=markdown)
-    if html and page:
-        outputs.write(html, page.render([outputs.to_data(done)]))
-    if json:
-        print_json(outputs.to_data(done))
-    else:
-        outputs.print_results(console(), done)
-        bad = [result for result in results if result.status in ("fail", "error")]
-        if bad and bad[0].case != "start":
-            console().print(_where_and_why(backend, bad), soft_wrap=True, markup=False)
-    raise typer.Exit(exit_code(results))
 
 
 @conformance.command()
@@ -169,7 +78,7 @@ def locate(
             }
         )
     elif not found:
-        console().print(f"{model}: nothing is wrong", markup=False)
+        console().print(f"{model}: nothing is wrong up to level {level}", markup=False)
     else:
         text = [f"first bad stage: {found.stage}", found.message, diagnosis]
         if written:
@@ -412,28 +321,10 @@ def init_backend(
 # --- what the commands share -------------------------------------------------------------------
 
 
-def _where_and_why(backend: str, bad: Sequence[Result]) -> str:
-    """The command that looks closer at the first finding that a diagnosis explains, or the first."""
-    from .cases import ZOO
-
-    told = [result for result in bad if result.diagnosis] or bad
-    shown = next((result for result in told if result.model == "mixer"), told[0])
-    level = f" --level {shown.level}" if shown.level > 2 else ""
-    model = f" --model {shown.model}" if shown.model in ZOO and shown.model != "mixer" else ""
-    return f"Where and why: mixer-spec conformance locate --backend {backend}{model}{level}"
-
-
-def _look_here(backend: str) -> None:
-    """Find ``module:Class`` in the current folder too, behind all that is installed."""
-    here = str(Path.cwd())
-    if ":" in backend and here not in sys.path:
-        sys.path.append(here)
-
-
 def _loaded(name: str) -> Any:
-    from .in_process import made
+    from .in_process import look_here, made
 
-    _look_here(name)
+    look_here(name)
     return made(name)
 
 
