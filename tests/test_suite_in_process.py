@@ -131,16 +131,17 @@ def test_a_module_that_cannot_be_imported_shows_its_own_line_alone(
 
 def test_whoever_ends_a_run_is_told_what_was_found_and_gets_no_verdict(folder: Path) -> None:
     run = ["run", "--backend", "hostile_engine:TakesLong", "--scales", "mixer", "--json"]
+    # Where the tests run in the background, a shell has it ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, "-m", "mixer_spec", "conformance", *run],
         cwd=folder,
         start_new_session=True,
-        # Where the tests run in the background, a shell has it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        signal.signal(signal.SIGINT, before)
         deadline = time.monotonic() + 60
         while not (folder / "began").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
