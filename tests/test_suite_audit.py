@@ -51,6 +51,7 @@ def test_an_equivalent_mutant_is_not_accused(equivalent: object) -> None:
         ("vjp", None, "vjp must return Gradients, got NoneType"),
         ("train_step", None, "train_step must return a number and a TrainState, got NoneType"),
         ("train_step", (0.5, {}), "train_step must return a number and a TrainState, got (float,"),
+        ("train_step", (None, None), "a TrainState, got (NoneType, NoneType)"),
     ],
 )
 def test_an_answer_of_another_type_is_a_finding(

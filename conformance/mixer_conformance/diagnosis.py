@@ -178,7 +178,8 @@ def _in_float64(trainer: Trainer) -> Trainer:
 
 
 def _comparable(array: Array | None, oracle: Array) -> bool:
-    return array is not None and array.shape == oracle.shape and bool(np.isfinite(array).all())
+    fits = isinstance(array, np.ndarray) and array.shape == oracle.shape
+    return fits and bool(np.isfinite(array).all())  # type: ignore[arg-type]
 
 
 def _distance(wrong: Evidence, expected: Mapping[str, Array]) -> float:

@@ -180,8 +180,10 @@ def _steps(trial: Trial, name: str) -> list[Step]:
                 "train_step", lambda: model.train_step(state, inputs, labels, **named)
             )
         match found:
-            case (value, TrainState() as state) if np.ndim(value) == 0:
-                return float(value), state
+            case (float() | int() | np.number() | np.ndarray() as value, TrainState() as after) if (
+                np.ndim(value) == 0
+            ):
+                return float(value), after
         raise Violation(f"train_step must return a number and a TrainState, got {_types(found)}")
 
     return _trained(trial.standard, name, trial.seed, run)
