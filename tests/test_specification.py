@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from mixer_conformance import fingerprint
-from mixer_conformance.cases import CASES, EFFORTS, fuzz, gradients, inputs, numbers
+from mixer_conformance.cases import CASES, EFFORTS, fuzz, gradients, inputs, numbers, training
 from mixer_conformance.document import TABLES, profiles, write, zoo_specs
 from mixer_conformance.precision import PRECISIONS
 from mixer_conformance.result import Result, Status
@@ -176,7 +176,7 @@ CONSTANTS = {
     "F09": ["2^-130", "2^-126"],
     "F11": [str(size) for size in inputs._BATCHES],
     "F18": [f"{gradients._NOTHING:g}"],
-    "F19": [f"{gradients._SMOOTHING:g}"],
+    "F19": [f"{training._SMOOTHING:g}"],
     "F26": [f"{x:g}" for x in fingerprint._XS],
     "F28": [f"{numbers._BIAS:g}"],
     "F30": [str(count) for count in fuzz._MODELS.values()],

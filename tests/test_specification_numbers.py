@@ -165,12 +165,14 @@ def check_whole_numbers(text: dict[str, Any], page: str) -> None:
         "head": exact._head(spec)[0],
     }
     for probe, told, values, _ in rows(page, "probe | tensor"):
-        factor, width, least = re.fullmatch(r"`(\d+ )?whole\((\d+), (-?\d+)\)`", values).groups()
+        factor, width, least = re.fullmatch(r"`([\d^]+ )?whole\((\d+), (-?\d+)\)`", values).groups()
         for name in re.findall(r"`([\w.]+)`", told):
             path = f"blocks.1.channel_mixing.{name}" if "branch" in probe else name
             array = exact._stem(spec)[1] if name == "pixels" else probes[probe][path]
             mine = text["whole"](path, array.size, int(width), int(least))
-            assert np.array_equal(np.multiply(mine, int(factor or 1)), array.ravel()), name
+            base, _, power = (factor or "1").partition("^")
+            expected = np.multiply(mine, int(base) ** int(power or 1))
+            assert np.array_equal(expected, array.ravel()), name
             checked += 1
     assert checked == 11
 

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,9 @@ from mixer_conformance.diagnosis import diagnose
 from mixer_conformance.locate import locate, prefix, write_reproduction
 from mixer_conformance.mutants import EQUIVALENT, MUTANTS, Mutant
 from mixer_conformance.mutants.changes import at
+from mixer_conformance.mutants.trainer import Trained, Trainer
 from mixer_conformance.suite import run
 from mixer_spec import load_backend
-from mixer_spec.reference import ReferenceBackend
 
 # A branch that reads what a later branch made cannot be fitted at its own stage.
 UNNAMED = {"branches in the other order"}
@@ -42,6 +43,25 @@ def test_a_mutant_is_killed_and_located_by_its_family(name: str) -> None:
 @pytest.mark.parametrize("equivalent", EQUIVALENT, ids=lambda equivalent: equivalent.name)
 def test_an_equivalent_mutant_is_not_accused(equivalent: object) -> None:
     assert not accuses(equivalent)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "message"),
+    [
+        ("vjp", None, "vjp must return Gradients, got NoneType"),
+        ("train_step", None, "train_step must return a number and a TrainState, got NoneType"),
+        ("train_step", (0.5, {}), "train_step must return a number and a TrainState, got (float,"),
+        ("train_step", (None, None), "a TrainState, got (NoneType, NoneType)"),
+    ],
+)
+def test_an_answer_of_another_type_is_a_finding(
+    call: str, answer: object, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trained, call, lambda self, *given, **named: answer)
+    case = "F17" if call == "vjp" else "F19"
+    (result,) = run(Trainer(), level=4, scales=["mixer"], cases=[case])
+    assert result.status == "fail"
+    assert message in result.message
 
 
 def test_the_mutant_without_a_mistake_is_not_accused() -> None:
@@ -81,10 +101,52 @@ def test_a_diagnosis_names_the_mistake_and_its_runner_up() -> None:
     assert found.runner_up.explained < 0.5
 
 
-def test_nothing_is_diagnosed_where_nothing_is_wrong() -> None:
-    trial = trial_of(ReferenceBackend(), "mixer", profile="f32-strict", limit=20)
-    assert diagnose(trial) is None
+@pytest.mark.parametrize(
+    ("name", "case", "stage"),
+    [
+        ("a branch detached", "F17", "blocks.0.token_mixing"),
+        ("decay in the gradient", "F19", "first_moment stem.kernel"),
+    ],
+)
+def test_what_is_wrong_in_going_back_is_named_beside_a_right_forward_pass(
+    name: str, case: str, stage: str
+) -> None:
+    level = 3 if case == "F17" else 4
+    backend = MUTANTS[name].backend
+    found = {r.case: r for r in run(backend, level=level, scales=["mixer"], cases=["F01", case])}
+    assert (found["F01"].status, found[case].status) == ("pass", "fail")
+    diagnosis = found[case].diagnosis
+    assert diagnosis is not None
+    assert (diagnosis.mistake, diagnosis.stage) == (name, stage)
+    trial = trial_of(backend, "mixer", profile="f32-strict", limit=20)
     assert locate(trial) is None
+    location = locate(trial, level)
+    assert location is not None
+    assert (location.stage, location.plain) == (stage, False)
+    assert "of its size, tolerance" in location.message
+
+
+def test_a_wrong_forward_pass_is_told_before_the_gradients_that_follow_from_it() -> None:
+    forward = MUTANTS["head's bias dropped"].backend
+
+    class Both(Mutant):
+        def load(self, spec: Any, weights: Any, *, profile: str) -> Any:
+            model = Trainer(gradients=lambda g: {n: 2 * a for n, a in g.items()}).load(
+                spec, weights, profile=profile
+            )
+            wrong = forward.load(spec, weights, profile=profile)
+            object.__setattr__(model, "forward", wrong.forward)
+            return model
+
+    found = diagnose(trial_of(Both(), "mixer", profile="f32-strict", limit=20), 4)
+    assert found is not None
+    assert (found.stage, found.names) == ("logits", ("head's bias dropped",))
+
+
+def test_nothing_is_diagnosed_where_nothing_is_wrong() -> None:
+    trial = trial_of(Trainer(), "mixer", profile="f32-strict", limit=20)
+    assert diagnose(trial, 4) is None
+    assert locate(trial, 4) is None
 
 
 @pytest.mark.parametrize("block", [0, 5, 11])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +20,17 @@ from mixer_conformance.cases.fuzz import drawn_spec
 from mixer_conformance.excuses import excused, stale
 from mixer_conformance.findings import Finding, of_bits, summed_up
 from mixer_conformance.fingerprint import fingerprint
+from mixer_conformance.measure import Array
 from mixer_conformance.mutants import MUTANTS, Mutant, hostile
-from mixer_conformance.mutants.changes import rounded_at, to_bfloat16, to_float16, to_tf32
+from mixer_conformance.mutants.changes import at, rounded_at, to_bfloat16, to_float16, to_tf32
 from mixer_conformance.outputs import SuiteRun, verdict
 from mixer_conformance.precision import PRECISIONS, to_int8
 from mixer_conformance.result import Status, exit_code
 from mixer_conformance.subject import Violation, limited
+from mixer_conformance.suite import run_case
 from mixer_spec import FileError, InputError, UnknownNameError, layers
 from mixer_spec.backend import PROFILES, Profile
-from mixer_spec.reference import Arithmetic, ReferenceBackend
+from mixer_spec.reference import Arithmetic, ReferenceBackend, Shuffled
 
 TOMORROW = datetime.date.today() + datetime.timedelta(days=1)
 YESTERDAY = datetime.date.today() - datetime.timedelta(days=1)
@@ -175,7 +179,7 @@ def test_an_arithmetic_passes_under_its_own_name_and_not_under_float32s(
     profile: Profile, rounding: object
 ) -> None:
     weak = Mutant(arithmetic=rounded_at(by=rounding), profiles=(profile, "f32-strict"))  # type: ignore[arg-type]
-    assert "fail" not in statuses(run(weak, profile=profile, cases=["F01", "F26"]))
+    assert "fail" not in statuses(run(weak, profile=profile, cases=["F01", "F02", "F26"]))
     assert "fail" in statuses(run(weak, cases=["F01"]))
 
 
@@ -216,6 +220,49 @@ def test_whole_numbers_are_exact_in_float64_too() -> None:
     assert (wrong.status, wrong.culprit) == ("fail", "blocks.1.token_mixing")
 
 
+@pytest.mark.parametrize("profile", ["f32-strict", "f64"])
+@pytest.mark.parametrize(
+    "tap", ["stem", "blocks.1.token_mixing", "blocks.1.channel_mixing", "logits"]
+)
+def test_a_whole_number_off_by_one_unit_in_its_last_place_is_rejected(
+    tap: str, profile: Profile
+) -> None:
+    def off(x: Array, y: Array) -> Array:
+        y = y.copy()
+        y.flat[-1] = np.nextafter(y.flat[-1], y.dtype.type(0))
+        return y
+
+    dtype = PRECISIONS[profile].dtype
+    mutant = Mutant(
+        arithmetic=lambda tap: Arithmetic(dtype), after=at(tap, off), profiles=(profile,)
+    )
+    (wrong,) = run(mutant, profile=profile, cases=["F02"])
+    assert (wrong.status, wrong.culprit) == ("fail", tap)
+    assert "1 of " in wrong.message
+
+
+def _kept_in_float32(found: Array) -> Array:
+    return found.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        Mutant(arithmetic=lambda tap: Shuffled(3)),
+        # Wide inside of a step, and wide all along.
+        Mutant(arithmetic=lambda tap: Arithmetic(), after=lambda tap, x, y: _kept_in_float32(y)),
+        Mutant(
+            arithmetic=lambda tap: Arithmetic(np.float64 if "mixing" in tap else np.float32),
+            taps=lambda found: {tap: _kept_in_float32(y) for tap, y in found.items()},
+        ),
+    ],
+    ids=["another order", "float64 steps", "float64 between float32 steps"],
+)
+def test_whole_numbers_are_whole_in_every_right_arithmetic(right: Mutant) -> None:
+    (result,) = run(right, cases=["F02"])
+    assert (result.status, result.margin) == ("pass", 0.0)
+
+
 def test_a_backend_that_computes_in_float64_conforms_in_float32() -> None:
     wide = Mutant(
         arithmetic=lambda tap: Arithmetic(),
@@ -231,6 +278,51 @@ def test_a_backend_that_returns_nothing_but_nan_fails_without_a_warning() -> Non
     margins = {result.case: result.margin for result in results if result.status == "fail"}
     assert {"F01", "F28"} <= margins.keys()
     assert set(margins.values()) == {math.inf}
+
+
+class _NotImplementedHere(hostile.Honest):
+    """Runs its models, but for what raises ``NotImplementedError`` by accident."""
+
+    def load(self, spec: Any, weights: Any, *, profile: str) -> Any:
+        if any(w.dtype != np.float32 for w in weights.values()):
+            raise NotImplementedError("bfloat16")
+        right = super().load(spec, weights, profile=profile)
+        if spec.classes == 32:
+            raise NotImplementedError("32 classes")
+
+        def forward(inputs: Array, taps: Sequence[str] = ()) -> Any:
+            if not inputs.dtype.isnative:
+                raise NotImplementedError("big-endian")
+            return type(right).forward(right, inputs, taps)
+
+        return SimpleNamespace(forward=forward, export_weights=right.export_weights)
+
+
+def test_a_refusal_of_one_call_is_an_error_and_of_a_model_is_unsupported() -> None:
+    results = run(_NotImplementedHere(), scales=["mixer", "probe"], cases=["F01", "F12", "F22"])
+    found = {r.id: (r.status, r.message) for r in results if r.status != "pass"}
+    otherwise = "; expected an answer, since it runs this model otherwise"
+    assert found == {
+        "F12/mixer/f32-strict": (
+            "error",
+            f"forward raised NotImplementedError: big-endian{otherwise}",
+        ),
+        "F22/mixer/f32-strict": (
+            "error",
+            f"load raised NotImplementedError: bfloat16{otherwise}",
+        ),
+        "F01/probe/f32-strict": ("unsupported", "load raised NotImplementedError: 32 classes"),
+    }
+
+
+def test_what_was_found_before_a_refusal_stays_found() -> None:
+    def refusing(trial: object) -> Iterator[Finding]:
+        yield Finding(2.0, "wrong", "stem")
+        raise Violation("no more", "unsupported")
+
+    trial = trial_of(Mutant(), "mixer", profile="f32-strict", limit=20)
+    result = run_case(replace(CASES["F01"], check=refusing), trial)
+    assert (result.status, result.culprit, result.message) == ("fail", "stem", "wrong")
 
 
 def test_a_profile_that_is_not_claimed_is_refused() -> None:
@@ -271,7 +363,7 @@ def test_the_first_failure_is_told_and_the_worst_margin_kept() -> None:
 def test_an_engine_without_taps_is_judged_at_its_logits() -> None:
     blind = replace(MUTANTS["gelu by erf"].backend, sees_taps=False)
     (result,) = run(blind, cases=["F01"], scales=["mixer"])
-    assert (result.status, result.culprit) == ("fail", "logits")
+    assert (result.status, result.culprit, result.diagnosis) == ("fail", "logits", None)
 
 
 def test_verdict_names_the_level_that_was_reached() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,19 @@ class Hangs(Honest):
 class Aborts(Honest):
     def load(self, *given, **named):
         os.abort()
+
+
+class TakesLong(Honest):
+    """Wrong in its first case, and still at work in the second."""
+
+    loads = 0
+
+    def model(self, spec, weights):
+        TakesLong.loads += 1
+        if TakesLong.loads > 2:  # the first case, and its diagnosis
+            open("began", "w").close()
+            time.sleep(1000)
+        return super().model(spec, {**weights, "head.bias": 0 * weights["head.bias"]})
 
 
 class CannotBeMade:
@@ -91,6 +107,53 @@ def test_locate_says_what_a_backend_broke(
     assert last == f"error: {message}"
     # Where a backend raised, its own line is in the stack.
     assert any("hostile_engine.py" in line for line in stack) == (" raised " in message)
+
+
+@pytest.mark.parametrize(
+    ("text", "stack"),
+    [
+        ("import no_such_driver", ['  File "{path}", line 1, in <module>']),
+        ("def load(:", ['  File "{path}", line 1', "    def load(:"]),
+    ],
+)
+def test_a_module_that_cannot_be_imported_shows_its_own_line_alone(
+    folder: Path, text: str, stack: list[str]
+) -> None:
+    (folder / "spoiled.py").write_text(text + "\n")
+    done = command(folder, "run", "--backend", "spoiled:Backend")
+    assert done.returncode == 3
+    expected = [line.format(path=folder / "spoiled.py") for line in stack]
+    assert [line for line in done.stderr.splitlines() if line in expected] == expected
+    assert "mixer_conformance" not in done.stderr
+    assert "importlib" not in done.stderr
+    assert "Where and why" not in done.stdout
+
+
+def test_whoever_ends_a_run_is_told_what_was_found_and_gets_no_verdict(folder: Path) -> None:
+    run = ["run", "--backend", "hostile_engine:TakesLong", "--scales", "mixer", "--json"]
+    # Where the tests run in the background, a shell has it ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        [sys.executable, "-m", "mixer_spec", "conformance", *run],
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        signal.signal(signal.SIGINT, before)
+        deadline = time.monotonic() + 60
+        while not (folder / "began").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            out, told = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (130, "")
+    assert "fail  F01/mixer/f32-strict  logits" in told
+    assert told.endswith("interrupted; cases judged so far: 1; no verdict\n")
+    assert "Traceback" not in told
 
 
 def test_fingerprint_says_it_too(folder: Path) -> None:

@@ -56,7 +56,8 @@ def test_the_mutants_models_hold_every_layer_kind() -> None:
 
 
 def test_most_of_the_catalogue_is_run_here() -> None:
-    computed = [known for known in MUTANTS.values() if is_nameable(known.backend)]
+    mutants = [known.backend for known in MUTANTS.values() if isinstance(known.backend, Mutant)]
+    computed = [mutant for mutant in mutants if is_nameable(mutant)]
     assert len(SHOWN) > 0.8 * len(computed)
 
 

@@ -208,5 +208,6 @@ class JaxBackend:
 
 def _on_device(array: NDArray[Any]) -> jax.Array:
     """The array on the default device; a read-only one is used in place where XLA can."""
-    # On a CPU `device_put` shares the memory of a writable array too, and sees its later changes.
-    return jnp.array(array) if array.flags.writeable else jax.device_put(array)
+    # On a CPU `device_put` shares the memory of a writable array too, and sees its later changes;
+    # `jnp.array` would copy it by a program that XLA compiles for every shape.
+    return jax.device_put(array.copy() if array.flags.writeable else array)

@@ -184,7 +184,7 @@ def examine(known: Known, cases: Sequence[str] = ()) -> Verdict:
     found = {r.case: r for r in results if r.status in ("fail", "error")}
     kills = {case: math.inf if r.margin is None else r.margin for case, r in found.items()}
     by = found.get(known.killer)
-    diagnosis = _diagnosed(trial) if by and is_nameable(known.backend) else None
+    diagnosis = _diagnosed(trial, by.level) if by and is_nameable(known.backend) else None
     return Verdict(
         name=known.name,
         model=known.model,
@@ -193,13 +193,13 @@ def examine(known: Known, cases: Sequence[str] = ()) -> Verdict:
         kills=kills,
         located=by.culprit if by else None,
         named=diagnosis.names if diagnosis else (),
-        nameable=diagnosis is not None,
+        nameable=diagnosis is not None and diagnosis.tried,
     )
 
 
-def _diagnosed(trial: Trial) -> Diagnosis | None:
+def _diagnosed(trial: Trial, level: int) -> Diagnosis | None:
     try:
-        return diagnose(trial)
+        return diagnose(trial, level)
     except Violation:
         return None
 

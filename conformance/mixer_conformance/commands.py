@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,113 +13,35 @@ from mixer_spec.errors import InputError
 from .files.commands import cases as cases_app
 from .options import (
     Backend,
-    Excuses,
-    Families,
-    Full,
-    Html,
-    Junit,
     Level,
     Limit,
-    Markdown,
-    Nightly,
     Profile,
-    Quick,
-    Scales,
     Seed,
-    chosen_effort,
     listed,
 )
-from .report_command import load_page, report
+from .report_command import report
+from .run_command import run
 
 if TYPE_CHECKING:
     from .audit import Audit
     from .cases import Trial
-    from .result import Result
 
 conformance = typer.Typer(
     help="Judge a backend: every case family, at a level, in an arithmetic.",
     no_args_is_help=True,
     add_completion=False,
 )
+conformance.command("run")(run)
 conformance.command("report")(report)
 
 conformance.add_typer(cases_app, name="cases")
-
-
-@conformance.command("run")
-def run_command(
-    backend: Backend,
-    level: Level = 2,
-    profile: Profile = "f32-strict",
-    scales: Scales = "",
-    cases: Families = "",
-    quick: Quick = False,
-    full: Full = False,
-    nightly: Nightly = False,
-    seed: Seed = 0,
-    excuses: Excuses = None,
-    limit: Limit = None,
-    junit: Junit = None,
-    markdown: Markdown = None,
-    html: Html = None,
-    json: Json = False,
-) -> None:
-    """Run the suite on one backend, in a process of its own.
-
-    Exit codes: 0 conformant, 1 not conformant, 2 bad input or a missing extra, 3 the backend
-    raised or hung, 4 nothing was executed.
-    """
-    from . import outputs
-    from .excuses import read_excuses
-    from .isolated import run_isolated
-    from .result import exit_code
-
-    effort = chosen_effort(quick=quick, full=full, nightly=nightly)
-    page = load_page() if html else None  # before minutes of work
-    _look_here(backend)
-    with progress() as show:
-
-        def tell(result: Result) -> None:
-            show(f"{result.id}: {result.status}")
-
-        info, results = run_isolated(
-            backend,
-            level=level,
-            profile=profile,  # type: ignore[arg-type]  # checked by run
-            effort=effort,
-            scales=listed(scales),
-            cases=listed(cases),
-            seed=seed,
-            excuses=read_excuses(excuses) if excuses else (),
-            limit=limit,
-            progress=tell,
-        )
-    done = outputs.SuiteRun(
-        backend=backend,
-        info=info,
-        level=level,
-        profile=profile,  # type: ignore[arg-type]  # checked by run
-        effort=effort,
-        seed=seed,
-        results=results,
-    )
-    outputs.write_files(done, junit=junit, markdown=markdown)
-    if html and page:
-        outputs.write(html, page.render([outputs.to_data(done)]))
-    if json:
-        print_json(outputs.to_data(done))
-    else:
-        outputs.print_results(console(), done)
-        if any(result.status in ("fail", "error") for result in results):
-            hint = f"Where and why: mixer-spec conformance locate --backend {backend}"
-            console().print(hint, soft_wrap=True, markup=False)
-    raise typer.Exit(exit_code(results))
 
 
 @conformance.command()
 def locate(
     backend: Backend,
     model: Annotated[str, typer.Option(help="Of the zoo.")] = "mixer",
+    level: Level = 2,
     profile: Profile = "f32-strict",
     seed: Seed = 0,
     limit: Limit = None,
@@ -140,9 +61,9 @@ def locate(
 
     with told():
         trial = _trial(backend, model, profile, seed, limit)
-        found = find(trial)
+        found = find(trial, level)
         written = None
-        if found and write:
+        if found and found.plain and write:
             written = write_reproduction(write, trial, backend, found.stage)
     diagnosis = str(found.diagnosis) if found and found.diagnosis else None
     if json:
@@ -157,13 +78,16 @@ def locate(
             }
         )
     elif not found:
-        console().print(f"{model}: nothing is wrong", markup=False)
+        console().print(f"{model}: nothing is wrong up to level {level}", markup=False)
     else:
         text = [f"first bad stage: {found.stage}", found.message, diagnosis]
         if written:
             text.append(f"{write}: a model of {written.parameter_count} weights that shows it")
+        elif write:
+            text.append(f"{write}: not written; a forward pass of plain inputs does not show it")
+        out = console()
         for line in filter(None, text):
-            console().print(line, soft_wrap=True, markup=False)
+            out.print(line, soft_wrap=not out.is_terminal, markup=False)
     raise typer.Exit(1 if found else 0)
 
 
@@ -397,17 +321,10 @@ def init_backend(
 # --- what the commands share -------------------------------------------------------------------
 
 
-def _look_here(backend: str) -> None:
-    """Find ``module:Class`` in the current folder too, behind all that is installed."""
-    here = str(Path.cwd())
-    if ":" in backend and here not in sys.path:
-        sys.path.append(here)
-
-
 def _loaded(name: str) -> Any:
-    from .in_process import made
+    from .in_process import look_here, made
 
-    _look_here(name)
+    look_here(name)
     return made(name)
 
 

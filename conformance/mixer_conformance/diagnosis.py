@@ -1,29 +1,37 @@
 """A name for a mistake: which of the known ones explains the errors of the first bad stage.
 
-The stage is computed in float64 from the backend's own previous tap once more for each mistake of
-the catalogue. The share of the squared error that a mistake explains is 1 less what is left of it
-when the mistake's result is taken for right; the best and its runner-up are told.
+What went wrong is computed in float64 once more for each mistake of the catalogue: a stage from the
+backend's own previous tap, or the gradients, or the steps of training. The share of the squared
+error that a mistake explains is 1 less what is left of it when the mistake's result is taken for
+right, each array in units of its tolerance; the best and its runner-up are told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from mixer_spec.backend import Differentiable, Trainable
 from mixer_spec.reference import FLOAT64, Arithmetic, run_step
 
 from .cases.base import Trial
 from .cases.extremes import telling_problems
+from .cases.gradients import wrong_gradients
+from .cases.training import wrong_steps
 from .findings import of_taps
-from .judge import Standard, Taps
-from .measure import Array, deviation
+from .held import Evidence, Held
+from .judge import Taps
+from .measure import Array
 from .mutants import MUTANTS, Mutant
 from .mutants.mutant import same
+from .mutants.trainer import Trainer
 from .problem import Problem
 from .result import Explanation
-from .tolerance import Judgement
+from .subject import ByFiles, Violation
 
 _EXPLAINED = 0.9
 """The least share of the squared error that a hypothesis must explain to be named."""
@@ -50,12 +58,13 @@ class Diagnosis:
         stage: the first bad stage.
         margin: how far outside of its tolerance it is.
         best: the mistake that explains most.
-        runner_up: the next one that says something else.
+        runner_up: the next one that says something else, if it explains anything.
         names: every mistake that explains as much as the best, which it cannot be told from here.
     """
 
     stage: str
-    margin: float
+    message: str
+    tried: bool
     best: Hypothesis | None
     runner_up: Hypothesis | None
     names: tuple[str, ...]
@@ -89,48 +98,131 @@ def _percent(share: float) -> str:
     return f"{100 * max(share, 0.0):.6g} %"
 
 
-def diagnose(trial: Trial) -> Diagnosis | None:
-    """Locate and name what is wrong with a backend on a model; ``None`` if nothing is, or no taps.
+def diagnose(trial: Trial, level: int = 2) -> Diagnosis | None:
+    """Locate and name what is wrong with a backend on a model; ``None`` if nothing is seen.
 
-    Conformance inputs are tried first, then those that make small mistakes large.
+    Conformance inputs are tried first, then those that make small mistakes large; where the taps
+    are right, the gradients and then the steps of training, as far as the level looks at them.
+    Of an engine without taps, wrong logits tell nothing.
+
+    Args:
+        trial: the backend and the model.
+        level: the highest: 2 taps, 3 gradients, 4 optimiser.
 
     Raises:
         Violation: if the backend raises, hangs or breaks the protocol.
     """
-    for problem in telling_problems(trial):
-        taps = trial.load(problem.weights).forward(problem.inputs)
-        found = of_taps(problem.judge(taps))
-        if found.passed or found.culprit is None:
-            continue
-        if not np.isfinite(taps[found.culprit]).all():
-            return None
-        return _named(problem, taps, found.culprit, found.margin)
-    return None
+    wrong = _wrong_tap(trial)
+    if wrong and not trial.subject.sees_taps:
+        return None
+    if wrong is None and level >= 3 and isinstance(trial.loaded.model, Differentiable):
+        wrong = wrong_gradients(trial)
+    if wrong is None and level >= 4 and isinstance(trial.loaded.model, Trainable):
+        wrong = wrong_steps(trial)
+    return _named(wrong) if wrong else None
 
 
 def is_nameable(backend: object) -> bool:
     """Whether a mistake is one of computing, which can be made again in float64."""
-    return isinstance(backend, Mutant) and backend.taps is same
+    return isinstance(backend, Trainer) or (isinstance(backend, Mutant) and backend.taps is same)
 
 
-def _named(problem: Problem, taps: Taps, stage: str, margin: float) -> Diagnosis:
-    standard = next(s for s in problem.standards if s.step.tap == stage)
-    tables = _tables_before(problem, taps, stage)
-    if tables is None:
-        return Diagnosis(stage=stage, margin=margin, best=None, runner_up=None, names=())
-    right = run_step(standard.step, problem.weights, tables[-1])
-    ranked = sorted(
-        _hypotheses(problem, standard, tables, taps[stage], right), key=lambda h: -h[0].explained
-    )
+def _named(wrong: Evidence) -> Diagnosis:
+    """The mistakes that explain what a backend gave."""
+    tried = all(_comparable(wrong.found.get(n), held.oracle) for n, held in wrong.held.items())
+    ranked = sorted(_hypotheses(wrong), key=lambda h: -h[0].explained) if tried else []
     fitting = tuple(hypothesis.name for hypothesis, fits in ranked if fits)
     best = ranked[0][0] if ranked else None
-    if best is None or (not fitting and best.explained < _EXPLAINED):
-        return Diagnosis(stage=stage, margin=margin, best=None, runner_up=None, names=())
-    names = fitting or (best.name,)
-    others = (hypothesis for hypothesis, _ in ranked if hypothesis.name not in names)
-    return Diagnosis(
-        stage=stage, margin=margin, best=best, runner_up=next(others, None), names=names
+    told = Diagnosis(
+        stage=wrong.stage, message=wrong.message, tried=tried, best=None, runner_up=None, names=()
     )
+    if best is None or (not fitting and best.explained < _EXPLAINED):
+        return told
+    names = fitting or (best.name,)
+    others = (h for h, _ in ranked if h.name not in names and h.explained > 0)
+    return replace(told, best=best, runner_up=next(others, None), names=names)
+
+
+def _hypotheses(wrong: Evidence) -> Iterator[tuple[Hypothesis, bool]]:
+    """Every known mistake that can be made here, and whether it is within the tolerance."""
+    right = {name: held.oracle for name, held in wrong.held.items()}
+    error = _distance(wrong, right)
+    if error == 0.0:  # only what came before is wrong
+        return
+    for known in MUTANTS.values():
+        if not is_nameable(known.backend):
+            continue
+        made = _made(wrong.ask, known.backend)
+        if not all(_comparable(made.get(n), held.oracle) for n, held in wrong.held.items()):
+            continue
+        left = _distance(wrong, made)
+        fits = left < error and all(
+            held.judgement(wrong.found[name], made[name]).passed
+            for name, held in wrong.held.items()
+        )
+        yield Hypothesis(known.name, 1 - left / error), fits
+
+
+def _made(ask: Callable[[Any], Mapping[str, Array]], backend: Any) -> Mapping[str, Array]:
+    """What a mistake makes of what was asked; nothing where it cannot be made."""
+    try:
+        return ask(_in_float64(backend) if isinstance(backend, Trainer) else backend)
+    except Exception:  # noqa: BLE001 - mistakes of other layers do not fit, in many ways
+        return {}
+
+
+@functools.cache
+def _in_float64(trainer: Trainer) -> Trainer:
+    """The same one each time, so that what it makes is made once for all suspects."""
+    return replace(trainer, arithmetic=FLOAT64)
+
+
+def _comparable(array: Array | None, oracle: Array) -> bool:
+    fits = isinstance(array, np.ndarray) and array.shape == oracle.shape
+    return fits and bool(np.isfinite(array).all())  # type: ignore[arg-type]
+
+
+def _distance(wrong: Evidence, expected: Mapping[str, Array]) -> float:
+    """The squared errors of what was found, each array in units of its tolerance."""
+    return sum(
+        float(np.sum(np.square((wrong.found[name] - expected[name]) / held.scale)))
+        for name, held in wrong.held.items()
+    )
+
+
+# --- a tap --------------------------------------------------------------------------------------
+
+
+def _wrong_tap(trial: Trial) -> Evidence | None:
+    """The first bad stage, from the backend's own previous tap; ``None`` where every one is right."""
+    for problem in telling_problems(trial):
+        try:
+            taps = trial.load(problem.weights).forward(problem.inputs)
+        except Violation:
+            if problem is trial.standard or not isinstance(trial.subject.backend, ByFiles):
+                raise
+            continue  # no case asked for it
+        found = of_taps(problem.judge(taps))
+        if not found.passed and found.culprit is not None:
+            return _of_stage(problem, taps, found.culprit, found.message)
+    return None
+
+
+def _of_stage(problem: Problem, taps: Taps, stage: str, message: str) -> Evidence:
+    standard = next(s for s in problem.standards if s.step.tap == stage)
+    tables = _tables_before(problem, taps, stage)
+    right = (
+        standard.oracle if tables is None else run_step(standard.step, problem.weights, tables[-1])
+    )
+
+    def ask(backend: Any) -> dict[str, Array]:
+        if not isinstance(backend, Mutant) or tables is None:
+            return {}
+        return {stage: _mistaken(backend, problem, stage, tables)}
+
+    held = {stage: Held(right, standard.local)}
+    found = {stage: taps[stage]}
+    return Evidence(stage=stage, message=message, found=found, held=held, ask=ask)
 
 
 def _tables_before(problem: Problem, taps: Taps, stage: str) -> list[Array] | None:
@@ -145,35 +237,16 @@ def _tables_before(problem: Problem, taps: Taps, stage: str) -> list[Array] | No
     return None
 
 
-def _hypotheses(
-    problem: Problem, standard: Standard, tables: Sequence[Array], found: Array, right: Array
-) -> Iterator[tuple[Hypothesis, bool]]:
-    """Every known mistake that can be made here, and whether it is within the tolerance."""
-    error = float(np.sum(np.square(found - right)))
-    for known in MUTANTS.values():
-        if not is_nameable(known.backend):
-            continue
-        wrong = _mistaken(known.backend, problem, standard.step.tap, tables)
-        if wrong is None or wrong.shape != found.shape or not np.isfinite(wrong).all():
-            continue
-        left = float(np.sum(np.square(found - wrong)))
-        fits = Judgement(deviation(found, wrong), standard.local).passed
-        yield Hypothesis(known.name, 1 - left / error), fits and left < error
-
-
-def _mistaken(mutant: Mutant, problem: Problem, tap: str, tables: Sequence[Array]) -> Array | None:
-    """What the mistake makes of the stage; ``None`` where it cannot be made."""
+def _mistaken(mutant: Mutant, problem: Problem, tap: str, tables: Sequence[Array]) -> Array:
+    """What the mistake makes of the stage."""
     arithmetic = mutant.arithmetic(tap)
-    try:
-        inputs = mutant.images(problem.inputs) if len(tables) == 1 else tables[0]
-        y = mutant.step(
-            mutant.spec(problem.spec),
-            tap,
-            mutant.weights(dict(problem.weights)),
-            mutant.entering(tap, [inputs, *tables[1:]]),
-            # A mistake in the rounding is made in float32, every other one is fitted in float64.
-            FLOAT64 if type(arithmetic) is Arithmetic else arithmetic,
-        )
-        return np.asarray(y, np.float64)
-    except Exception:  # noqa: BLE001 - mistakes of other layers do not fit, in many ways
-        return None
+    inputs = mutant.images(problem.inputs) if len(tables) == 1 else tables[0]
+    y = mutant.step(
+        mutant.spec(problem.spec),
+        tap,
+        mutant.weights(dict(problem.weights)),
+        mutant.entering(tap, [inputs, *tables[1:]]),
+        # A mistake in the rounding is made in float32, every other one is fitted in float64.
+        FLOAT64 if type(arithmetic) is Arithmetic else arithmetic,
+    )
+    return np.asarray(y, np.float64)

@@ -24,7 +24,7 @@ from mixer_spec.markdown import Tables, main
 from mixer_spec.preprocess import PIPELINES
 
 from .cases import CASES, ZOO, Case
-from .cases.gradients import OPTIMISERS
+from .cases.training import OPTIMISERS
 from .precision import PRECISIONS
 
 FOLDER = Path("docs", "specification")

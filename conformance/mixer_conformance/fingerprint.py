@@ -143,7 +143,7 @@ class _Prober:
         weights = self._quiet()
         size = 2.0**-10
         weights["norm.scale"][:] = 1.0
-        weights["stem.bias"] = np.where(np.arange(len(weights["stem.bias"])) % 2, size, -size)
+        weights["stem.bias"][:] = np.where(np.arange(len(weights["stem.bias"])) % 2, size, -size)
         normed = float(np.abs(self._run(weights, "norm")[0, 0]).mean())
         return size**2 * (1 / normed**2 - 1) if normed else math.inf
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import sys
-import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import typer
 
@@ -19,9 +19,16 @@ from mixer_spec import Backend, load_backend
 from mixer_spec.errors import MixerSpecError
 
 from .isolated import START_UP
-from .subject import Violation, limited
+from .subject import Violation, limited, print_own_stack
 
 _EXIT = {"fail": 1, "error": 3, "unsupported": 4}
+
+
+def look_here(backend: str) -> None:
+    """Find ``module:Class`` in the current folder too, behind all that is installed."""
+    here = str(Path.cwd())
+    if ":" in backend and here not in sys.path:
+        sys.path.append(here)
 
 
 def made(name: str) -> Backend:
@@ -55,6 +62,6 @@ def told() -> Iterator[None]:
         yield
     except Violation as violation:
         if violation.__cause__ is not None:
-            traceback.print_exception(violation.__cause__)
+            print_own_stack(violation.__cause__)
         print(f"error: {violation}", file=sys.stderr)
         raise typer.Exit(_EXIT[violation.kind]) from None

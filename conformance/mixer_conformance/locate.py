@@ -31,37 +31,41 @@ class Location:
     Args:
         stage: its tap; for an engine without taps, the last one of the shortest wrong model.
         message: what was seen there.
-        diagnosis: the known mistake that explains it, where taps were shown.
+        diagnosis: the known mistake that explains it; ``None`` for an engine without taps.
         runs: how many models were run to find it.
+        plain: whether a forward pass of conformance inputs shows it.
     """
 
     stage: str
     message: str
     diagnosis: Diagnosis | None
     runs: int
+    plain: bool = True
 
 
-def locate(trial: Trial) -> Location | None:
+def locate(trial: Trial, level: int = 2) -> Location | None:
     """Find the first bad stage of a backend on a model; ``None`` if there is none.
+
+    Args:
+        trial: the backend and the model.
+        level: the highest that is looked at: 2 taps, 3 gradients, 4 optimiser.
 
     Raises:
         Violation: if the backend raises, hangs or breaks the protocol on the whole model.
     """
     whole = trial.judged(trial.standard)
-    if trial.subject.sees_taps:
-        diagnosis = diagnose(trial)
-        if diagnosis is None:
-            return (
-                None
-                if whole.passed
-                else Location(
-                    stage=whole.culprit or "logits", message=whole.message, diagnosis=None, runs=1
-                )
-            )
-        return Location(stage=diagnosis.stage, message=whole.message, diagnosis=diagnosis, runs=1)
-    if whole.passed:
+    if not whole.passed and not trial.subject.sees_taps:
+        return _by_prefixes(trial)
+    diagnosis = diagnose(trial, level)
+    if diagnosis is None:
         return None
-    return _by_prefixes(trial)
+    return Location(
+        stage=diagnosis.stage,
+        message=diagnosis.message,
+        diagnosis=diagnosis,
+        runs=1,
+        plain=not whole.passed,
+    )
 
 
 def _by_prefixes(trial: Trial) -> Location:

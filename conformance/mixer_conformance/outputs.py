@@ -144,27 +144,43 @@ def verdict(run: SuiteRun) -> str:
     return f"{who}: {word} at level {level}{asked} in {run.profile}; {counted}{near}"
 
 
-def lines(results: Sequence[Result]) -> list[str]:
-    """A line for each result that is no plain pass, with rich's markup, without the verdict."""
-    from rich.markup import escape
-
-    return [
-        f"[{_COLOURS[r.status]}]{r.status:>15}[/]  {escape(r.id)}"
-        + (f"  [bold]{escape(r.culprit)}[/]" if r.culprit else "")
-        + f"  {escape(r.message)}"
-        for r in results
-        if r.status != "pass"
-    ]
-
-
 def print_results(out: Console, run: SuiteRun) -> None:
     """A run for people: what is no plain pass, the known mistakes that explain it, the verdict."""
-    for line in lines(run.results):
-        out.print(line, soft_wrap=True)
+    _print_findings(out, run.results)
     named = {(r.model, r.diagnosis.sentence) for r in run.results if r.diagnosis}
     for model, sentence in sorted(named):
-        out.print(f"{model}: {sentence}", markup=False, soft_wrap=True)
-    out.print(verdict(run), soft_wrap=True)
+        out.print(f"{model}: {sentence}", markup=False, soft_wrap=not out.is_terminal)
+    out.print(verdict(run), soft_wrap=not out.is_terminal)
+
+
+def print_interrupted(judged: Sequence[Result]) -> None:
+    """What was found before someone ended a run, on stderr: it is no verdict."""
+    from rich.console import Console
+
+    out = Console(stderr=True, highlight=False)
+    _print_findings(out, judged)
+    out.print(f"interrupted; cases judged so far: {len(judged)}; no verdict")
+
+
+def _print_findings(out: Console, results: Sequence[Result]) -> None:
+    """Each result that is no plain pass: a line in a pipe, folded beside its status in a terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    folded = Table.grid(padding=(0, 2))
+    folded.add_column(justify="right", no_wrap=True)
+    folded.add_column(overflow="fold")
+    for r in results:
+        if r.status == "pass":
+            continue
+        culprit = f"  [bold]{escape(r.culprit)}[/]" if r.culprit else ""
+        told = f"{escape(r.id)}{culprit}  {escape(r.message)}"
+        if out.is_terminal:
+            folded.add_row(f"[{_COLOURS[r.status]}]{r.status}[/]", told)
+        else:
+            out.print(f"[{_COLOURS[r.status]}]{r.status:>15}[/]  {told}", soft_wrap=True)
+    if folded.row_count:
+        out.print(folded)
 
 
 def write_files(run: SuiteRun, *, junit: Path | None, markdown: Path | None) -> None:

@@ -6,21 +6,27 @@ is a :class:`Violation` with its own message; the suite notes it and goes on.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import queue
+import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+import mixer_spec
 from mixer_spec import Backend, MissingExtraError, Model, ModelSpec
 from mixer_spec.backend import BackendInfo
 from mixer_spec.weights import Weights
 
 from .measure import Array
 from .precision import Precision
+from .weights import conformance_inputs, conformance_weights
 
 T = TypeVar("T")
 
@@ -94,6 +100,45 @@ def limited(doing: str, call: Callable[[], T], seconds: float) -> T:
     raise Violation(f"{doing} raised {text}", kind) from error
 
 
+@contextlib.contextmanager
+def unchanged(doing: str, given: Mapping[str, Array]) -> Iterator[None]:
+    """A call that must not write into the arrays it was given; if it did, they are put right.
+
+    Raises:
+        Violation: that names the first array that is another one afterwards.
+    """
+    before = {name: array.copy() for name, array in given.items()}
+    yield
+    wrong = [
+        name
+        for name, array in given.items()
+        if not np.array_equal(array, before[name], equal_nan=array.dtype.kind == "f")
+    ]
+    for name in wrong:
+        given[name][...] = before[name]  # other cases use them too
+    if wrong:
+        raise Violation(f"{doing} changed its {wrong[0]}", culprit=wrong[0])
+
+
+def print_own_stack(error: BaseException) -> None:
+    """The stack of what a backend raised, on stderr, from where its own code begins."""
+    told = traceback.TracebackException.from_exception(error)
+    others = (
+        str(Path(__file__).parent),
+        str(Path(mixer_spec.__file__).parent),
+        "<frozen importlib",
+    )
+    outside = [
+        number
+        for number, frame in enumerate(told.stack)
+        if not frame.filename.startswith((*others, importlib.__file__))
+    ]
+    # A syntax error's place is no frame.
+    nothing = len(told.stack) if isinstance(error, SyntaxError) else 0
+    del told.stack[: min(outside, default=nothing)]
+    print("".join(told.format()), end="", file=sys.stderr)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model of the subject.
@@ -120,11 +165,10 @@ class Loaded:
                 shape or dtype, or its own input.
         """
         names = self.subject.taps(self.spec) if taps is None else taps
-        before = inputs.copy()
-        found = self.subject.call("forward", lambda: self.model.forward(inputs, names))
-        if not np.array_equal(inputs, before, equal_nan=inputs.dtype.kind == "f"):
-            inputs[...] = before  # other cases use them too
-            raise Violation("forward changed its input", culprit="inputs")
+        with unchanged("forward", {"inputs": inputs}):
+            found = self.subject.ask(
+                self.spec, "forward", lambda: self.model.forward(inputs, names)
+            )
         if not isinstance(found, Mapping):
             raise Violation(f"forward must return a mapping of taps, got {type(found).__name__}")
         wanted = list(dict.fromkeys([*names, "logits"]))
@@ -163,7 +207,7 @@ class Loaded:
         Raises:
             Violation: if it raises, hangs, or returns something else than arrays.
         """
-        found = self.subject.call("export_weights", self.model.export_weights)
+        found = self.subject.ask(self.spec, "export_weights", self.model.export_weights)
         if not isinstance(found, Mapping):
             raise Violation(
                 f"export_weights must return a mapping of names, got {type(found).__name__}"
@@ -205,9 +249,7 @@ class Subject:
             Violation: if it raises, hangs or returns something else than a model.
         """
         given = weights if writable else {name: _frozen(array) for name, array in weights.items()}
-        model = self.call(
-            "load", lambda: self.backend.load(spec, given, profile=self.precision.profile)
-        )
+        model = self.ask(spec, "load", lambda: self._load(spec, given))
         if not isinstance(model, Model):
             raise Violation(f"load must return a Model, got {type(model).__name__}")
         return Loaded(self, spec, model)
@@ -215,6 +257,40 @@ class Subject:
     def call(self, doing: str, call: Callable[[], T]) -> T:
         """``call()`` within the time limit."""
         return limited(doing, call, self.limit)
+
+    def ask(self, spec: ModelSpec, doing: str, call: Callable[[], T]) -> T:
+        """``call()`` of what every model must do, within the time limit.
+
+        A model may be refused as a whole, and is then unsupported; an accident in one that can be
+        run is an error, whatever the exception is called.
+
+        Raises:
+            Violation: if it raises or hangs.
+        """
+        try:
+            return self.call(doing, call)
+        except Violation as refusal:
+            accident = refusal.__cause__
+            if not isinstance(accident, NotImplementedError) or not self._runs(spec):
+                raise
+            raise Violation(
+                f"{refusal}; expected an answer, since it runs this model otherwise", "error"
+            ) from accident
+
+    def _load(self, spec: ModelSpec, weights: Weights) -> Model:
+        return self.backend.load(spec, weights, profile=self.precision.profile)
+
+    def _runs(self, spec: ModelSpec) -> bool:
+        """Whether a model can be run at all, with plain weights and inputs."""
+        inputs = conformance_inputs(spec, 1)
+        if inputs.dtype.kind == "f":
+            inputs = inputs.astype(self.precision.dtype)
+        try:
+            model = self.call("load", lambda: self._load(spec, conformance_weights(spec)))
+            self.call("forward", lambda: model.forward(inputs))
+        except Violation:
+            return False
+        return True
 
 
 def _frozen(array: Array) -> Array:

@@ -17,10 +17,13 @@ from mixer_spec.errors import InputError
 from .cases import CASES, ZOO, Case, Effort, Trial, chosen
 from .diagnosis import diagnose
 from .excuses import Excuse, excused, stale
-from .findings import summed_up
+from .findings import Finding, summed_up
 from .precision import PRECISIONS
 from .result import Explanation, Result, TapScore
 from .subject import ByFiles, Subject, Violation
+
+Explanations = dict[tuple[str, int], Explanation | None]
+"""What is wrong with each model, as far as a level looks at it."""
 
 LIMITS: dict[Effort, float] = {"quick": 20.0, "full": 120.0, "nightly": 1800.0}
 """Seconds that one call of a backend may take."""
@@ -80,26 +83,19 @@ def run(
 
 
 def explained(plan: Iterable[Planned], excuses: Sequence[Excuse] = ()) -> Iterator[Result]:
-    """Run what was planned; a failure that rests on taps gets its model's diagnosis."""
-    known: dict[str, Explanation | None] = {}
+    """Run what was planned; a failure of taps, gradients or training gets its model's diagnosis."""
+    known: Explanations = {}
     for one in plan:
-        result = one.run(excuses)
-        if result.status == "fail" and result.taps:
-            if result.model not in known:
-                known[result.model] = _explanation(one.trial)
-            result = replace(result, diagnosis=known[result.model])
-        yield result
+        yield one.explained(excuses, known)
 
 
-def _explanation(trial: Trial) -> Explanation | None:
-    """The mistake that explains the errors of a model's taps, where they are shown."""
-    if not trial.subject.sees_taps:
-        return None
+def _explanation(trial: Trial, level: int) -> Explanation | None:
+    """The mistake that explains the errors of a model, as far as a level looks at it."""
     try:
-        found = diagnose(trial)
+        found = diagnose(trial, level)
     except Violation:  # which the results tell
         return None
-    return found.explanation if found else None
+    return found.explanation if found and found.tried else None
 
 
 def subject_of(
@@ -152,6 +148,16 @@ class Planned:
     def run(self, excuses: Sequence[Excuse] = ()) -> Result:
         """The result in the light of the excuses."""
         return excused(run_case(self.case, self.trial), excuses)
+
+    def explained(self, excuses: Sequence[Excuse], known: Explanations) -> Result:
+        """The same with the diagnosis of a failure, which is kept for the model's other cases."""
+        result = self.run(excuses)
+        if result.status != "fail" or not (result.taps or result.level >= 3):
+            return result
+        key = result.model, max(2, result.level)
+        if key not in known:
+            known[key] = _explanation(self.trial, result.level)
+        return replace(result, diagnosis=known[key])
 
 
 def planned(
@@ -222,26 +228,31 @@ def run_case(case: Case, trial: Trial) -> Result:
     if case.in_process and isinstance(trial.subject.backend, ByFiles):
         message = f"cannot be asked in files: {case.in_process}"
         return replace(result, status="unsupported", message=message)
+    seen: list[Finding] = []
     try:
         with np.errstate(all="ignore"):  # infinities are judged, not warned of
-            found = summed_up(case.check(trial))
+            for finding in case.check(trial):
+                seen.append(finding)  # noqa: PERF402 - one by one, to keep them
     except Violation as violation:
-        margin = math.inf if violation.kind == "fail" else None
-        result = replace(
-            result,
-            status=violation.kind,
-            margin=margin,
-            message=str(violation),
-            culprit=violation.culprit,
-        )
-    else:
-        result = replace(
-            result,
-            status="pass" if found.passed else "fail",
-            margin=found.margin,
-            culprit=None if found.passed else found.culprit,
-            message=found.message,
-            taps=tuple(TapScore.of(tap) for tap in found.taps),
-            limits=found.limits,
-        )
-    return replace(result, seconds=time.perf_counter() - started)
+        # What was found before the backend refused something stays found.
+        if violation.kind != "unsupported" or all(finding.passed for finding in seen):
+            margin = math.inf if violation.kind == "fail" else None
+            return replace(
+                result,
+                status=violation.kind,
+                margin=margin,
+                message=str(violation),
+                culprit=violation.culprit,
+                seconds=time.perf_counter() - started,
+            )
+    found = summed_up(seen)
+    return replace(
+        result,
+        status="pass" if found.passed else "fail",
+        margin=found.margin,
+        culprit=None if found.passed else found.culprit,
+        message=found.message,
+        taps=tuple(TapScore.of(tap) for tap in found.taps),
+        limits=found.limits,
+        seconds=time.perf_counter() - started,
+    )

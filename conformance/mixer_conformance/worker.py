@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 from mixer_spec.errors import MixerSpecError
 
-from .subject import something_hangs
+from .subject import print_own_stack, something_hangs
 from .suite import Planned, explained, planned, subject_of
 
 HEARTBEAT = 0.5
@@ -30,6 +31,7 @@ Tell = Callable[[dict[str, Any] | None], None]
 
 def main() -> None:
     """Judge what the request says, then end the process without waiting for any thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked is told too, and ends this process
     request = json.loads(sys.stdin.readline())
     sys.path[:] = request["path"]
     tell = _own_stdout()
@@ -40,7 +42,7 @@ def main() -> None:
         refused = {"class": type(error).__name__, "where": error.where, "problems": error.problems}
         tell({"refused": refused})
     except Exception as error:  # noqa: BLE001 - a backend's constructor or info() may raise anything
-        traceback.print_exc()
+        print_own_stack(error)
         tell({"failed": traceback.format_exception_only(error)[-1].strip()})
     os._exit(0)
 

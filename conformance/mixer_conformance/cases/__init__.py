@@ -9,7 +9,7 @@ from .exact import F02
 from .extremes import F05, F06, F07, F08, F09
 from .fuzz import F30
 from .golden import F01, F04
-from .gradients import F17, F18, F19
+from .gradients import F17, F18
 from .inputs import F10, F11, F12
 from .liveness import F03
 from .numbers import F26, F28
@@ -17,6 +17,7 @@ from .photos import F29
 from .refusals import F25
 from .state import F20, F23, F24
 from .symmetry import F13, F14, F15, F16
+from .training import F19
 from .weights import F21, F22, F27
 from .zoo import EFFORTS, ZOO, Effort, ZooModel, chosen
 

@@ -91,7 +91,7 @@ class FileModel:
         """
         before = next((digest for known, digest in self._steps if known is state), None)
         if before is None and not self._is_initial(state):
-            raise NotImplementedError("a state that no earlier step returned")
+            raise Violation("files cannot ask for a step from such a state", "unsupported")
         request = self._request(
             "train_step",
             {"inputs": inputs, "labels": labels},

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mixer_spec import layers
-
-from . import mistakes as wrong
+from .attention import without_bias
 from .broken_rules import RULES
 from .catalogue import COMPUTED
+from .gradients import BACKWARDS
 from .mutant import Equivalent, Known, Mutant
+from .optimisers import TRAININGS
 from .photos import PHOTOS
-from .training import TRAINED
 
 MUTANTS: Mapping[str, Known] = {
-    known.name: known for known in (*COMPUTED, *RULES, *TRAINED, *PHOTOS)
+    known.name: known for known in (*COMPUTED, *RULES, *BACKWARDS, *TRAININGS, *PHOTOS)
 }
 """Every mistake by its name."""
 
 EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "key's bias dropped",
-        Mutant(compute={layers.Attention: wrong.attention_without_key_bias}),
+        Mutant(compute=without_bias("key")),
         "vit",
         "A query's score with key j is q.(k_j + b) = q.k_j + q.b. The second term is the same for "
         "every j, and softmax does not see a constant: no tap of any input changes.",

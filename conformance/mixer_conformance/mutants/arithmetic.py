@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mixer_conformance.measure import Array
 from mixer_spec.reference import Arithmetic
 
 from .changes import (
@@ -28,6 +29,12 @@ _TOKENS1, _CHANNELS1 = "blocks.1.token_mixing", "blocks.1.channel_mixing"
 
 def _strict_but(tap: str, other: Arithmetic) -> Mutant:
     return Mutant(arithmetic=lambda name: other if name == tap else Arithmetic(np.float32))
+
+
+def _one_unit_off(x: Array, y: Array) -> Array:
+    y = y.copy()
+    y.flat[-1] = np.nextafter(y.flat[-1], y.dtype.type(0))
+    return y
 
 
 ARITHMETIC = (
@@ -75,6 +82,13 @@ ARITHMETIC = (
         backend=_strict_but("stem", Float16Sums()),
         model="probe",
         stage="stem",
+        killer="F02",
+    ),
+    Known(
+        name="one value off by one unit in its last place",
+        backend=Mutant(after=at(_CHANNELS1, _one_unit_off)),
+        model="probe",
+        stage=_CHANNELS1,
         killer="F02",
     ),
 )

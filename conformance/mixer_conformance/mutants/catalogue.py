@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .arithmetic import ARITHMETIC
+from .attention import ATTENTION
 from .converters import CONVERTERS
 from .elementwise import ACTIVATIONS, NORMS
 from .families import ABLATIONS, FAMILIES
@@ -19,6 +20,7 @@ COMPUTED: tuple[Known, ...] = (
     *HEADS,
     *BATCH,
     *ARITHMETIC,
+    *ATTENTION,
     *FAMILIES,
     *ABLATIONS,
     *CONVERTERS,

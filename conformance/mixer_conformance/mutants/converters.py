@@ -189,6 +189,13 @@ CONVERTERS: tuple[Known, ...] = (
         "untied",
     ),
     _of(
+        "untied kernels [out, in, channel] without a transpose",
+        f"{_TOKENS0}.dense_0.kernel",
+        _under_another_shape(1, 2, 0),
+        _TOKENS0,
+        "untied",
+    ),
+    _of(
         "convolution's kernel [channel, row, column] without a transpose",
         f"{_TOKENS0}.conv.kernel",
         _under_another_shape(2, 0, 1),

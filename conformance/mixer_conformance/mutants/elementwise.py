@@ -37,6 +37,7 @@ ACTIVATIONS = (
         known(name, Mutant(compute={layers.Gelu: function}), _TOKENS0)
         for name, function in {
             "gelu with 0.044": wrong.gelu_with_short_constant,
+            "gelu with 0.798": wrong.gelu_with_short_root,
             "quick gelu": wrong.quick_gelu,
             "relu": wrong.relu,
             "silu for gelu": wrong.silu,
@@ -95,6 +96,7 @@ NORMS = (
             ("norm over the tokens", wrong.norm_over_tokens, "F01"),
             ("norm over tokens and channels", wrong.norm_over_everything, "F01"),
             ("norm over the batch", wrong.norm_over_the_batch, "F01"),
+            ("norm's statistics in bfloat16", wrong.norm_of_bfloat16_statistics, "F01"),
             ("norm's scale ignored", wrong.norm_without_scale, "F01"),
             ("norm's bias ignored", wrong.norm_without_bias, "F01"),
             ("variance in one pass", wrong.norm_in_one_pass, "F06"),

@@ -11,7 +11,17 @@ from mixer_conformance.measure import Array
 from mixer_spec import ModelSpec, layers
 
 from . import mistakes as wrong
-from .changes import at, changed, edited, ignored, swapped, transposed, with_weights, zeroed
+from .changes import (
+    at,
+    changed,
+    edited,
+    ignored,
+    only_at,
+    swapped,
+    transposed,
+    with_weights,
+    zeroed,
+)
 from .mutant import Mutant, Weights, known
 
 _TOKENS0, _CHANNELS0 = "blocks.0.token_mixing", "blocks.0.channel_mixing"
@@ -65,6 +75,13 @@ FAMILIES = (
                 "blocks.1.gated_mixing",
             ),
             (
+                "gate's norm skipped",
+                Mutant(
+                    compute=only_at("blocks.0.gated_mixing.gate.norm", layers.LayerNorm, ignored)
+                ),
+                "blocks.0.gated_mixing",
+            ),
+            (
                 "gate's kernel transposed",
                 Mutant(weights=transposed("blocks.0.gated_mixing.gate.dense_0.kernel")),
                 "blocks.0.gated_mixing",
@@ -82,16 +99,6 @@ FAMILIES = (
         Mutant(compute={layers.GatedUnit: wrong.unit_on_the_other_axis}),
         _TOKENS0,
         "gmixer",
-    ),
-    *(
-        known(name, Mutant(compute={layers.Attention: function}), _TOKENS0, "vit")
-        for name, function in {
-            "attention scaled by all channels": wrong.attention_scale,
-            "attention heads interleaved": wrong.interleaved_heads,
-            "query and key swapped": wrong.query_for_key,
-            "one head": wrong.one_head,
-            "value's bias dropped": wrong.attention_without_value_bias,
-        }.items()
     ),
     known(
         "first token left out of the mean",
@@ -142,12 +149,24 @@ def _every_weight(change: Callable[[Array], Array]) -> Callable[[Weights], Weigh
     return lambda weights: {name: change(array) for name, array in weights.items()}
 
 
+def _column_by_column(positions: Array) -> Array:
+    """Those of the two by three patches, behind the class token's."""
+    patches = positions[1:].reshape(2, 3, -1).swapaxes(0, 1)
+    return np.concatenate([positions[:1], patches.reshape(positions[1:].shape)])
+
+
 ABLATIONS = (
     known(
         "positions moved by a class token",
         Mutant(weights=changed("stem.position.embedding", lambda e: np.roll(e, 1, axis=0))),
         "stem",
         "vit_mean",
+    ),
+    known(
+        "positions column by column",
+        Mutant(weights=changed("stem.position.embedding", _column_by_column)),
+        "stem",
+        "vit",
     ),
     known(
         "class token last in the feed-forward model",

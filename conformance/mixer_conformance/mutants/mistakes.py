@@ -1,4 +1,4 @@
-"""Mistakes in what a layer computes: activations, norms, mixing, and the other families' layers."""
+"""Mistakes in what a layer computes: activations, norms, mixing, gates, scales and pools."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from mixer_conformance.measure import Array
+from mixer_conformance.precision import to_bfloat16
 from mixer_spec import layers
 from mixer_spec.reference.erf import erf
 from mixer_spec.reference.layers import COMPUTE
 
 _NORM = COMPUTE[layers.LayerNorm]
 _STEM = COMPUTE[layers.PatchEmbed]
+_CLASS_TOKEN = COMPUTE[layers.ClassToken]
 _TOKENS = COMPUTE[layers.TokenDense]
-_ATTENTION = COMPUTE[layers.Attention]
 _CONV = COMPUTE[layers.DepthwiseConv]
 _UNTIED = COMPUTE[layers.UntiedTokenDense]
 _UNIT = COMPUTE[layers.GatedUnit]
@@ -27,6 +28,12 @@ _WORDS = COMPUTE[layers.TokenEmbed]
 
 def gelu_with_short_constant(layer: Any, weights: Any, x: Array, run: Any) -> Array:
     inner = np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044) * x * x * x)
+    return np.float32(0.5) * x * (1 + np.tanh(inner))
+
+
+def gelu_with_short_root(layer: Any, weights: Any, x: Array, run: Any) -> Array:
+    """0.798 for the root of 2 / pi."""
+    inner = np.float32(0.798) * (x + np.float32(0.044715) * x * x * x)
     return np.float32(0.5) * x * (1 + np.tanh(inner))
 
 
@@ -114,6 +121,13 @@ def norm_with_epsilon(epsilon: float) -> Any:
     return norm
 
 
+def norm_of_bfloat16_statistics(layer: Any, weights: Any, x: Array, run: Any) -> Array:
+    """The mean and the variance in half precision, the rest in float32."""
+    centred = x - to_bfloat16(x.mean(axis=-1, keepdims=True))
+    variance = to_bfloat16(np.square(centred).mean(axis=-1, keepdims=True))
+    return _normed(x, centred, np.sqrt(variance + x.dtype.type(layer.epsilon)), weights)
+
+
 def norm_in_one_pass(layer: Any, weights: Any, x: Array, run: Any) -> Array:
     mean = x.mean(axis=-1, keepdims=True)
     variance = np.maximum(np.square(x).mean(axis=-1, keepdims=True) - mean * mean, 0)
@@ -149,6 +163,11 @@ def flipped_kernel(layer: Any, weights: Any, x: Array, run: Any) -> Array:
 
 def rows_for_columns(layer: Any, weights: Any, x: Array, run: Any) -> Array:
     return _STEM(layer, {**weights, "kernel": weights["kernel"].swapaxes(0, 1)}, x, run)
+
+
+def class_token_last(layer: Any, weights: Any, x: Array, run: Any) -> Array:
+    """Behind the patches, so that every position is another token's."""
+    return np.roll(_CLASS_TOKEN(layer, weights, x, run), -1, axis=1)
 
 
 def words_from_one(layer: Any, weights: Any, x: Array, run: Any) -> Array:
@@ -266,7 +285,7 @@ def one_convolution(layer: Any, weights: Any, x: Array, run: Any) -> Array:
     return _CONV(layer, {**weights, "kernel": shared}, x, run)
 
 
-# --- gates, scales and attention -----------------------------------------------------------
+# --- gates and scales ----------------------------------------------------------------------
 
 
 def bias_before_scale(layer: Any, weights: Any, x: Array, run: Any) -> Array:
@@ -303,44 +322,6 @@ def unit_on_the_other_axis(layer: Any, weights: Any, x: Array, run: Any) -> Arra
     half = x.shape[axis] // 2
     order = np.arange(2 * half).reshape(half, 2).T.ravel()
     return _UNIT(layer, weights, np.take(x, order, axis=axis), run)
-
-
-def attention_scale(layer: Any, weights: Any, x: Array, run: Any) -> Array:
-    """Divided by the root of all channels rather than of a head's."""
-    less = np.float32(layer.heads**-0.5)
-    query = {f"query.{part}": weights[f"query.{part}"] * less for part in ("kernel", "bias")}
-    return _ATTENTION(layer, {**weights, **query}, x, run)
-
-
-def interleaved_heads(layer: Any, weights: Any, x: Array, run: Any) -> Array:
-    """Head h owns channels h, h + heads, ... on the way in, and the usual ones on the way out."""
-    size = x.shape[-1] // layer.heads
-    order = np.arange(x.shape[-1]).reshape(size, layer.heads).T.ravel()
-    mixed = {
-        name: array if name.startswith("out") else array[..., order]
-        for name, array in weights.items()
-    }
-    return _ATTENTION(layer, mixed, x, run)
-
-
-def query_for_key(layer: Any, weights: Any, x: Array, run: Any) -> Array:
-    turned = dict(weights)
-    for part in ("kernel", "bias"):
-        turned[f"query.{part}"] = weights[f"key.{part}"]
-        turned[f"key.{part}"] = weights[f"query.{part}"]
-    return _ATTENTION(layer, turned, x, run)
-
-
-def one_head(layer: Any, weights: Any, x: Array, run: Any) -> Array:
-    return _ATTENTION(dataclasses.replace(layer, heads=1), weights, x, run)
-
-
-def attention_without_key_bias(layer: Any, weights: Any, x: Array, run: Any) -> Array:
-    return _ATTENTION(layer, {**weights, "key.bias": 0 * weights["key.bias"]}, x, run)
-
-
-def attention_without_value_bias(layer: Any, weights: Any, x: Array, run: Any) -> Array:
-    return _ATTENTION(layer, {**weights, "value.bias": 0 * weights["value.bias"]}, x, run)
 
 
 # --- pools ---------------------------------------------------------------------------------

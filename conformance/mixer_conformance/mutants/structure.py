@@ -51,6 +51,12 @@ DEPTH = (
         "tiny",
     ),
     known(
+        "blocks in reverse",
+        Mutant(weights=blocks_from(lambda i, depth: depth - 1 - i)),
+        _TOKENS0,
+        "tiny",
+    ),
+    known(
         "blocks in the order of their names",
         Mutant(weights=blocks_from(lambda i, depth: int(sorted(map(str, range(depth)))[i]))),
         "blocks.2.token_mixing",

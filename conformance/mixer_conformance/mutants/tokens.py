@@ -74,6 +74,12 @@ STEMS = (
         "vit",
     ),
     known(
+        "class token last, before the positions",
+        Mutant(compute={layers.ClassToken: wrong.class_token_last}),
+        "stem",
+        "vit",
+    ),
+    known(
         "class token at the end",
         Mutant(after=at("stem", lambda x, y: np.roll(y, -1, axis=1))),
         "stem",

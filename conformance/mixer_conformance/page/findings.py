@@ -34,7 +34,7 @@ class Cause:
         mistake: the known one that explains them; ``None`` where none does, or none was tried.
         sentence: how well it does, on the model with the most findings.
         found: the findings, that model's first.
-        locate: the command that writes the smallest model that shows it, where it was diagnosed.
+        locate: the command that looks closer, where it was diagnosed.
     """
 
     backend: str
@@ -70,7 +70,7 @@ def _cause(run: dict[str, Any], mistake: str | None, results: Sequence[dict[str,
         mistake=mistake,
         sentence=told["diagnosis"]["sentence"] if told else None,
         found=tuple(Found(result, _again(run, result)) for result in results),
-        locate=_locate(run, told["model"]) if told else None,
+        locate=_locate(run, told) if told else None,
     )
 
 
@@ -80,8 +80,11 @@ def _again(run: dict[str, Any], result: dict[str, Any]) -> str:
     return _command(run, [*words, "--level", str(run["level"]), *effort])
 
 
-def _locate(run: dict[str, Any], model: str) -> str:
-    return _command(run, ["locate", "--model", model, "--write", "repro.py"])
+def _locate(run: dict[str, Any], result: dict[str, Any]) -> str:
+    words = ["locate", "--model", result["model"]]
+    if result["level"] > 2:  # a script shows nothing but a forward pass
+        return _command(run, [*words, "--level", str(result["level"])])
+    return _command(run, [*words, "--write", "repro.py"])
 
 
 def _command(run: dict[str, Any], words: Sequence[str]) -> str:
