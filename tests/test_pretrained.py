@@ -74,6 +74,13 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["tiny"]
 
 
+def test_the_order_of_bytes_in_memory_plays_no_part(tmp_path: Path) -> None:
+    weights = conformance_weights(SPEC)
+    swapped = {name: array.astype(">f4") for name, array in weights.items()}
+    assert save_pretrained(tmp_path / "tiny", SPEC, swapped) == digest(weights) == digest(swapped)
+    assert digest(from_pretrained(tmp_path / "tiny").weights) == digest(weights)
+
+
 def test_config_says_what_tools_look_for(tmp_path: Path) -> None:
     _save(tmp_path / "tiny", labels=LABELS)
     config = json.loads((tmp_path / "tiny/config.json").read_text("utf-8"))

@@ -12,12 +12,11 @@ import typer
 from rich.markup import escape
 
 import mixer_spec
+from mixer_spec.atomic import check_target, is_there
 from mixer_spec.commands.architecture import find_architecture
 from mixer_spec.commands.options import ImageSize, VariantName
 from mixer_spec.commands.output import Json, console, print_json
 from mixer_spec.errors import FileError
-
-from .atomic import check_target, is_there
 
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there already.")]
 

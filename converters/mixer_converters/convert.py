@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_spec.errors import FileError, SpecError
+from mixer_spec.atomic import check_folder, is_there, replacing, replacing_folder
+from mixer_spec.errors import FileError, InputError, SpecError
 from mixer_spec.extras import load_or_name_extra
 from mixer_spec.memory import contiguous
 from mixer_spec.model import ModelSpec
@@ -21,7 +22,6 @@ from mixer_spec.shapes import ImageSize
 from mixer_spec.weights import Weights, digest
 
 from . import containers
-from .atomic import check_folder, is_there, replacing, replacing_folder
 from .checkpoint import Checkpoint, GeluForm, load
 from .containers import ENDINGS, Stored, h5, huggingface, msgpack, npz, orbax, pth, safetensors
 from .containers.contents import BFLOAT16, raw, values_of
@@ -29,6 +29,7 @@ from .containers.mapped import release
 from .layouts import LAYOUTS, Entry, Layout
 from .layouts.infer import family_of
 from .layouts.layout import known_sizes
+from .lazy import Each
 from .match import CANONICAL, find_layout, holds
 from .metadata import Metadata
 from .semantics import effect_on_logits, semantics_of
@@ -89,6 +90,7 @@ def convert(
 
     Raises:
         FileError: if a file is not as it should be, or the layout cannot hold this architecture.
+        InputError: if a graph should be rounded, which is for ``mixer-spec export``.
         SpecError: if something has to be said about the source.
     """
     target = Path(target)
@@ -102,6 +104,12 @@ def convert(
         raise is_there(target)
     if target.is_dir():
         _check_replaceable(target, container)
+    if container == "onnx" and dtype is not None:
+        raise InputError(
+            "dtype",
+            f"a graph computes in what its weights are in; expected none, got {dtype!r}; "
+            f"do `mixer-spec export --dtype {dtype}` on a canonical file",
+        )
     notes = list(_semantic_notes(checkpoint, layout, container))
     if dtype is not None:
         notes.append(f"weights rounded to {dtype}")
@@ -183,22 +191,6 @@ def _semantic_notes(checkpoint: Checkpoint, layout: Layout | None, container: st
 # --- writing --------------------------------------------------------------------------------
 
 
-class _Rounded(Mapping[str, NDArray[Any]]):
-    """Weights in another dtype, rounded when they are asked for."""
-
-    def __init__(self, weights: Weights, dtype: np.dtype[Any]) -> None:
-        self._weights, self._dtype = weights, dtype
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._weights[name].astype(self._dtype, copy=False)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-
 def _write(
     checkpoint: Checkpoint,
     target: Path,
@@ -214,7 +206,8 @@ def _write(
     dtypes = {name: checkpoint.dtype(name) for name in weights}
     if dtype is not None:
         rounded = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
-        weights, dtypes = _Rounded(weights, rounded), dict.fromkeys(weights, rounded)
+        weights = Each(weights, lambda array: array.astype(rounded, copy=False))
+        dtypes = dict.fromkeys(weights, rounded)
         stated = digest(weights)
     entries = tuple(
         layout.entries(spec.depth) if layout else (Entry((n,), n, "=") for n in spec.parameters())

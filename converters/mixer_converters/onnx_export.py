@@ -13,13 +13,13 @@ from typing import Literal, get_args
 import numpy as np
 import onnx_ir as ir
 
+from mixer_spec.atomic import replacing
 from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
 from mixer_spec.weights import Weights, digest
 
 from . import canonical
-from .atomic import replacing
 from .canonical import CanonicalFile
 from .metadata import Metadata
 from .onnx_build import build_onnx, initializers, point_outside

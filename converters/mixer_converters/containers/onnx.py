@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError, MixerSpecError
 from mixer_spec.extras import load_or_name_extra
 
-from .contents import Contents, Stored
+from .contents import Contents, in_memory
 
 
 def read(path: Path) -> Contents:
@@ -51,9 +49,5 @@ def _read(path: Path) -> Contents:
             for tensor in proto.graph.initializer
             if tensor.name in shapes
         }
-    tensors = {name: _stored(array) for name, array in arrays.items()}
+    tensors = {name: in_memory(array) for name, array in arrays.items()}
     return Contents(container="onnx", tensors=tensors, metadata=file.to_strings())
-
-
-def _stored(array: NDArray[Any]) -> Stored:
-    return Stored(array.shape, array.dtype, lambda: array)

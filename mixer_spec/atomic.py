@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mixer_spec.errors import FileError
+from .errors import FileError
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
@@ -64,9 +64,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterat
     temporary = _unfinished(target)
     try:
         temporary.touch(exist_ok=False)
-        rights = temporary.stat().st_mode  # as the user's umask gives them
         yield temporary
-        temporary.chmod(rights)  # safetensors puts a private file in its place
         _sync(temporary)
         if overwrite:
             os.replace(temporary, target)
