@@ -37,6 +37,7 @@ SPEC = families.mixer(
 )
 KINDS = {"safetensors": "canonical", "npz": "google", "pth": "timm", "msgpack": "google"}
 KINDS |= {"h5": "kecam", "onnx": "onnx"}
+ZIPS = ("npz", "pth")
 SHARES = {"h5": 0.08, "onnx": 0.08}  # of the cases; the others take more, as they are ours alone
 
 
@@ -84,6 +85,21 @@ def mutated(data: bytes, generator: np.random.Generator) -> bytes:
     return bytes(found)
 
 
+def mutated_inside(data: bytes, generator: np.random.Generator) -> bytes:
+    """A zip with wounds in one member, whose checksum is right: what only the reader can notice."""
+    made = io.BytesIO()
+    packing = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[generator.integers(2)]
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(made, "w", packing) as new:
+        names = old.namelist()
+        pickles = [name for name in names if name.endswith("data.pkl")]
+        chosen = pickles if pickles and generator.integers(2) else names
+        victim = chosen[generator.integers(len(chosen))]
+        for name in names:
+            content = old.read(name)
+            new.writestr(name, mutated(content, generator) if name == victim else content)
+    return made.getvalue()
+
+
 def read_everything(path: Path) -> None:
     """What any command does with a file: names, shapes, every value, and the model."""
     for tensor in containers.read(path).tensors.values():
@@ -100,7 +116,8 @@ def test_a_mutated_file_is_an_error_of_ours_or_still_a_file(
     path, refused = tmp_path / f"mutated.{kind}", 0
     count = max(20, int(CASES * share))
     for case in range(count):
-        path.write_bytes(mutated(originals[kind], generator))
+        inside = kind in ZIPS and case % 2
+        path.write_bytes((mutated_inside if inside else mutated)(originals[kind], generator))
         try:
             read_everything(path)
         except MixerSpecError:
