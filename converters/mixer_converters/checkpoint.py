@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError, SpecError
 from mixer_spec.layers import Gelu
@@ -22,9 +22,11 @@ from mixer_spec.weights import Weights, digest
 
 from . import containers
 from .containers import Contents
+from .containers.contents import in_memory
 from .containers.huggingface import preprocessing_of
 from .layouts import Layout
 from .layouts.infer import infer_spec, variant_of
+from .lazy import Each
 from .match import Match, MatchedWeights, canonical_shapes, find_match
 from .metadata import PREFIX, Metadata
 from .provenance import Published, find_published
@@ -73,6 +75,20 @@ class Checkpoint:
     def dtype(self, name: str) -> np.dtype[Any]:
         """The dtype of a weight, without reading it."""
         return self.tensors[self.match.key(name)].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, without reading them."""
+        return sum(self.tensors[key].nbytes for key in self.match.keys.values())
+
+    def watched(self, progress: Callable[[int], object]) -> Checkpoint:
+        """The same; ``progress`` is told the bytes of each weight that is asked for."""
+
+        def tell(array: NDArray[Any]) -> NDArray[Any]:
+            progress(array.nbytes)
+            return array
+
+        return dataclasses.replace(self, weights=Each(self.weights, tell))
 
     @property
     def weights_digest(self) -> str:
@@ -155,8 +171,26 @@ def load(
     )
 
 
+def load_weights(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a file for its weights alone: its GELU may stay unknown, and the spec then has any.
+
+    Raises:
+        FileError: if it is damaged, of no known layout, or would have to execute something.
+        SpecError: if its shapes make no model.
+        MissingExtraError: if the package that reads it is not installed.
+    """
+    try:
+        return load(path)
+    except SpecError:
+        return load(path, gelu="none")
+
+
 def at_resolution(
-    checkpoint: Checkpoint, image_size: ImageSize, *, interpolate: bool = False
+    checkpoint: Checkpoint,
+    image_size: ImageSize,
+    *,
+    interpolate: bool = False,
+    where: str = "image_size",
 ) -> Checkpoint:
     """The model for images of another size; see ``mixer_spec.surgery``.
 
@@ -164,17 +198,17 @@ def at_resolution(
         checkpoint: the model.
         image_size: pixels of a side, or ``(height, width)``.
         interpolate: to any size, approximately; else to whole multiples, exactly.
+        where: what asked for the new size, for the message.
 
     Raises:
         SpecError: if the factors are not whole, or a layer cannot be raised; or, to interpolate,
             if the patch does not divide the image.
     """
     change = interpolate_resolution if interpolate else raise_resolution
-    spec, weights = change(checkpoint.spec, dict(checkpoint.weights), image_size=image_size)
-    tensors = {
-        name: containers.Stored(array.shape, array.dtype, functools.partial(np.asarray, array))
-        for name, array in weights.items()
-    }
+    spec, weights = change(
+        checkpoint.spec, dict(checkpoint.weights), image_size=image_size, where=where
+    )
+    tensors = {name: in_memory(array) for name, array in weights.items()}
     return dataclasses.replace(
         checkpoint,
         spec=spec,

@@ -16,6 +16,8 @@ from mixer_spec.commands.architecture import parse_image_size
 from mixer_spec.commands.output import Json, console, print_json, table
 from mixer_spec.errors import InputError
 
+from .cli import status
+
 File = Annotated[Path, typer.Argument(help="A file or folder of weights, of any layout.")]
 Gelu = Annotated[
     Literal["tanh", "none"] | None,
@@ -63,13 +65,13 @@ def convert(
     size = None if image_size is None else parse_image_size(image_size)
     checkpoint = load(source, gelu=gelu, epsilon=epsilon, image_size=size, heads=heads)
     if resolution is not None:
+        new_size = parse_image_size(resolution, "--resolution")
         checkpoint = at_resolution(
-            checkpoint, parse_image_size(resolution, "--resolution"), interpolate=interpolate
+            checkpoint, new_size, interpolate=interpolate, where="--resolution"
         )
     elif interpolate:
         raise InputError("--interpolate", "goes with --resolution, as in `--resolution 384`")
-    total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    with _progress(f"writing {target}", total) as advance:
+    with _progress(f"writing {target}", checkpoint.nbytes) as advance:
         done = convert_file(
             checkpoint, target, to=to, dtype=dtype, overwrite=force, progress=advance
         )
@@ -108,7 +110,8 @@ def inspect(file: File, json: Json = False) -> None:
     """Show what a file of weights is: layout, variant, tensors, statistics."""
     from .inspection import inspect as inspect_file
 
-    found = inspect_file(file)
+    with status(f"reading {file}"):
+        found = inspect_file(file)
     checkpoint = found.checkpoint
     facts: dict[str, Any] = {
         "path": str(file),
@@ -178,9 +181,12 @@ def diff(
     json: Json = False,
 ) -> None:
     """Compare the weights of two files, whatever their layouts; 1 if they differ."""
+    from .checkpoint import load_weights
     from .inspection import diff as diff_files
 
-    total, found = diff_files(one, other)
+    files = [load_weights(path) for path in (one, other)]
+    with _progress("comparing", sum(file.nbytes for file in files)) as advance:
+        total, found = diff_files(*(file.watched(advance) for file in files))
     if json:
         print_json(
             {
@@ -206,9 +212,11 @@ def diff(
 
 def digest(file: File, json: Json = False) -> None:
     """Print the digest of a file's weights, which no layout enters."""
-    from .inspection import digest_of
+    from .checkpoint import load_weights
 
-    found = digest_of(file)
+    checkpoint = load_weights(file)
+    with _progress(f"reading {file}", checkpoint.nbytes) as advance:
+        found = checkpoint.watched(advance).weights_digest
     if json:
         print_json({"path": str(file), "weights_digest": found})
     else:
@@ -227,9 +235,9 @@ def _print_notes(notes: list[str]) -> None:
 def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr, where that is a terminal; gives what moves it on."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 
-    columns = (TextColumn(escape(text)), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (SpinnerColumn(), TextColumn(escape(text)), BarColumn(), DownloadColumn())
     err = Console(stderr=True)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(text, total=total)
