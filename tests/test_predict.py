@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from typer.testing import CliRunner
 
+from mixer_converters import convert, save_pretrained
 from mixer_converters.canonical import load, save
 from mixer_converters.onnx_export import export_onnx
 from mixer_converters.predict import classify, load_model, predict
@@ -204,9 +205,34 @@ def test_a_missing_model_is_refused(folder, name):
     assert "there is no such file" in text
 
 
-def test_a_model_of_another_format_is_refused(folder):
-    text = refusal(FileError, folder / "china.png", "--model", folder / "model.bin")
-    assert "expected .safetensors or .onnx, got 'model.bin'" in text
+def test_what_is_no_model_is_refused(folder, tmp_path):
+    (tmp_path / "model.bin").write_text("a note")
+    text = refusal(FileError, folder / "china.png", "--model", tmp_path / "model.bin")
+    assert "is of no known kind" in text
+
+
+@pytest.mark.parametrize("name", ["a.npz", "hub"])
+def test_models_of_any_layout_and_folders_are_run(folder, tmp_path, name):
+    if name == "hub":
+        options: Any = {"preprocessing": PIPELINE, "labels": LABELS}
+        save_pretrained(tmp_path / name, SPEC, _weights(), **options)
+    else:
+        convert(folder / "model.safetensors", tmp_path / name)
+    answers = [
+        json.loads(
+            run(folder / "china.png", "--model", model, "--backend", "torch", "--json").stdout
+        )
+        for model in (tmp_path / name, folder / "model.safetensors")
+    ]
+    assert answers[0]["predictions"] == answers[1]["predictions"]
+
+
+def test_a_model_whose_weights_changed_since_is_refused(folder, tmp_path):
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-2] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    text = refusal(FileError, folder / "china.png", "--model", tmp_path / "model.safetensors")
+    assert "its weights are not those it was written with" in text
 
 
 def test_a_model_of_grey_images_is_refused(folder, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_spec.errors import FileError, SpecError
+from mixer_spec.errors import FileError, InputError, SpecError
 from mixer_spec.layers import Gelu
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
@@ -26,14 +26,16 @@ from .containers.contents import in_memory
 from .containers.huggingface import preprocessing_of
 from .layouts import Layout
 from .layouts.infer import infer_spec, variant_of
+from .layouts.layout import known_sizes
 from .lazy import Each
 from .match import Match, MatchedWeights, canonical_shapes, find_match
 from .metadata import PREFIX, Metadata
 from .provenance import Published, find_published
-from .semantics import NEUTRAL, Semantics
+from .semantics import NEUTRAL, Semantics, semantics_of
 
 GeluForm = Literal["tanh", "none"]
 
+_NO_PREPROCESSING = "preprocessing unknown: the layout does not say it; --preprocessing does"
 _RAISED = "resolution raised by the paper's block-diagonal form, exact on every sub-image"
 _INTERPOLATED = "resolution interpolated, which is approximate; fine-tune before use"
 
@@ -106,6 +108,15 @@ class Checkpoint:
             )
         return found
 
+    def check_digest(self) -> None:
+        """Read every byte, and compare with what the file says that the digest of its weights is.
+
+        Raises:
+            FileError: if it is another.
+        """
+        if self.stated_digest is not None:
+            assert self.weights_digest == self.stated_digest
+
 
 def load(
     path: str | os.PathLike[str],
@@ -129,13 +140,16 @@ def load(
     Raises:
         FileError: if it is damaged, of no known layout, or would have to execute something.
         SpecError: if its shapes make no model, or something has to be said.
+        InputError: if something else is said than the file itself says.
         MissingExtraError: if the package that reads it is not installed.
     """
     path = Path(path)
     contents = containers.read(path)
     where = str(path)
     if f"{PREFIX}format_version" in contents.metadata:
-        return _with_metadata(path, contents, Metadata.from_strings(contents.metadata, where))
+        found = _with_metadata(path, contents, Metadata.from_strings(contents.metadata, where))
+        _refuse_others(found, gelu, epsilon, image_size, heads)
+        return found
     match = find_match(contents.tensors, None, where)
     shapes = canonical_shapes(match, contents.tensors, where)
     spec = infer_spec(shapes, NEUTRAL, where=where, image_size=image_size, heads=heads)
@@ -154,7 +168,7 @@ def load(
         notes.append(f"a square image of {spec.input.shape[0]} pixels, as its tokens make a square")
     preprocessing = published.preprocessing if published else preprocessing_of(contents.config)
     if preprocessing is None:
-        notes.append("preprocessing unknown: the layout does not say it")
+        notes.append(_NO_PREPROCESSING)
     return Checkpoint(
         path=path,
         container=contents.container,
@@ -183,6 +197,28 @@ def load_weights(path: str | os.PathLike[str]) -> Checkpoint:
         return load(path)
     except SpecError:
         return load(path, gelu="none")
+
+
+def described(
+    checkpoint: Checkpoint,
+    *,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
+) -> Checkpoint:
+    """The same with what somebody knows of it and its file does not say, or says otherwise.
+
+    Args:
+        checkpoint: the model.
+        preprocessing: how a photo becomes the pixels that the weights expect.
+        labels: the name of each class, in the order of the logits.
+    """
+    notes = [note for note in checkpoint.notes if not (preprocessing and note == _NO_PREPROCESSING)]
+    return dataclasses.replace(
+        checkpoint,
+        preprocessing=preprocessing or checkpoint.preprocessing,
+        labels=labels or checkpoint.labels,
+        notes=tuple(notes),
+    )
 
 
 def at_resolution(
@@ -252,6 +288,31 @@ def _with_metadata(path: Path, contents: Contents, metadata: Metadata) -> Checkp
         stated_digest=metadata.weights_digest,
         tensors=contents.tensors,
     )
+
+
+def _refuse_others(
+    found: Checkpoint,
+    gelu: GeluForm | None,
+    epsilon: float | None,
+    image_size: ImageSize | None,
+    heads: int | None,
+) -> None:
+    """Refuse what somebody says of a file that says something else of itself."""
+    own = semantics_of(found.spec)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    said = {
+        "gelu": (gelu, own.gelu),
+        "epsilon": (epsilon, own.epsilon),
+        "image_size": (size, found.spec.input.shape[:2]),
+        "heads": (heads, known_sizes(found.spec).get("heads")),
+    }
+    problems = [
+        f"it says of itself {name} {true!r}; expected nothing else, got {given!r}"
+        for name, (given, true) in said.items()
+        if given not in (None, true)
+    ]
+    if problems:
+        raise InputError(str(found.path), problems)
 
 
 def _semantics(

@@ -18,6 +18,9 @@ from mixer_spec.commands.options import ImageSize, VariantName
 from mixer_spec.commands.output import Json, console, print_json
 from mixer_spec.errors import FileError
 
+Labels = Annotated[
+    Path | None, typer.Option(help="Names of the classes: a line each, or a JSON list.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there already.")]
 
 
@@ -29,9 +32,7 @@ def init(
     classes: Annotated[
         int | None, typer.Option(help="Number of logits. Default: one for each label, or 1000.")
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Names of the classes: a line each, or a JSON list.")
-    ] = None,
+    labels: Labels = None,
     force: Force = False,
     json: Json = False,
 ) -> None:

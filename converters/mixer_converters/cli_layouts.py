@@ -13,10 +13,11 @@ import typer
 from rich.markup import escape
 
 from mixer_spec.commands.architecture import parse_image_size
+from mixer_spec.commands.options import Pipeline
 from mixer_spec.commands.output import Json, console, print_json, table
 from mixer_spec.errors import InputError
 
-from .cli import status
+from .cli import Labels, read_labels, status
 
 File = Annotated[Path, typer.Argument(help="A file or folder of weights, of any layout.")]
 Gelu = Annotated[
@@ -50,6 +51,8 @@ def convert(
         bool, typer.Option("--interpolate", help="To any --resolution, but approximately.")
     ] = False,
     heads: Annotated[int | None, typer.Option(help="Of a ViT of unpublished size.")] = None,
+    preprocessing: Pipeline = None,
+    labels: Labels = None,
     mapping: Annotated[
         bool, typer.Option("--mapping", help="Print where every tensor went.")
     ] = False,
@@ -59,11 +62,18 @@ def convert(
     json: Json = False,
 ) -> None:
     """Turn weights of any layout into any other, bit for bit."""
-    from .checkpoint import at_resolution, load
+    from mixer_spec.preprocess import pipeline
+
+    from .checkpoint import at_resolution, described, load
     from .convert import convert as convert_file
 
     size = None if image_size is None else parse_image_size(image_size)
     checkpoint = load(source, gelu=gelu, epsilon=epsilon, image_size=size, heads=heads)
+    checkpoint = described(
+        checkpoint,
+        preprocessing=None if preprocessing is None else pipeline(preprocessing),
+        labels=None if labels is None else read_labels(labels),
+    )
     if resolution is not None:
         new_size = parse_image_size(resolution, "--resolution")
         checkpoint = at_resolution(
@@ -146,9 +156,9 @@ def inspect(file: File, json: Json = False) -> None:
     for key, value in facts.items():
         if key not in ("notes", "problem", "provenance") and value is not None:
             text = f"{value:,}" if isinstance(value, int) else str(value)
-            out.print(f"{key:<10} {escape(text)}", soft_wrap=True)
+            out.print(f"{key:<12} {escape(text)}", soft_wrap=True)
     for key, value in facts["provenance"].items():
-        out.print(f"{key:<10} {escape(value)}", soft_wrap=True)
+        out.print(f"{key:<12} {escape(value)}", soft_wrap=True)
     _print_notes([*facts["notes"], *([found.problem] if found.problem else [])])
 
 

@@ -185,7 +185,7 @@ def _semantic_notes(checkpoint: Checkpoint, layout: Layout | None, container: st
             f"To make it agree: {layout.arguments(trained)}"
         )
     if container == "msgpack":
-        yield "msgpack has no place for metadata: GELU, epsilon and preprocessing stay behind"
+        yield "msgpack has no place for GELU, epsilon, preprocessing and labels: they stay behind"
 
 
 # --- writing --------------------------------------------------------------------------------
