@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -214,6 +215,20 @@ def test_inspect_shows_tensors_with_statistics_and_what_they_are(run: Run) -> No
         "by           a test",
     ):
         assert fact in out
+
+
+@pytest.mark.parametrize("command", ["inspect google.npz", "map head.kernel"])
+def test_a_narrow_terminal_cuts_neither_names_nor_numbers(
+    run: Run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words() -> list[str]:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", run(*command.split()).out)
+        return [word for word in plain.split() if set(word) != {"─"}]
+
+    wide = words()
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # which makes rich take this for a terminal
+    assert words() == wide
 
 
 def test_inspect_as_json_counts_what_is_not_finite(run: Run) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -18,6 +18,11 @@ from mixer_spec.commands.output import Json, console, print_json, table
 from mixer_spec.errors import InputError
 
 from .cli import Labels, read_labels, status
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .inspection import Tensor
 
 File = Annotated[Path, typer.Argument(help="A file or folder of weights, of any layout.")]
 Gelu = Annotated[
@@ -140,19 +145,7 @@ def inspect(file: File, json: Json = False) -> None:
         print_json(facts | {"tensors": [dataclasses.asdict(tensor) for tensor in found.tensors]})
         return
     out = console()
-    numbers = ("min", "max", "mean", "deviation", "not finite")
-    shown = table("tensor", "canonical", "shape", "dtype", *numbers, right=numbers)
-    for tensor in found.tensors:
-        values = (tensor.minimum, tensor.maximum, tensor.mean, tensor.deviation)
-        shown.add_row(
-            escape(tensor.name),
-            ", ".join(tensor.canonical),
-            "x".join(map(str, tensor.shape)),
-            tensor.dtype,
-            *("" if value is None else f"{value:.4g}" for value in values),
-            str(tensor.odd or ""),
-        )
-    out.print(shown, "")
+    out.print(_tensors(found.tensors), "")
     for key, value in facts.items():
         if key not in ("notes", "problem", "provenance") and value is not None:
             text = f"{value:,}" if isinstance(value, int) else str(value)
@@ -160,6 +153,26 @@ def inspect(file: File, json: Json = False) -> None:
     for key, value in facts["provenance"].items():
         out.print(f"{key:<12} {escape(value)}", soft_wrap=True)
     _print_notes([*facts["notes"], *([found.problem] if found.problem else [])])
+
+
+def _tensors(tensors: Sequence[Tensor]) -> Table:
+    """A row for each; what would be the same or nothing in every row is left out."""
+    renamed = any(tensor.canonical != (tensor.name,) for tensor in tensors)
+    odd = any(tensor.odd for tensor in tensors)
+    numbers = ("min", "max", "mean", "deviation", *(["not finite"] if odd else []))
+    names = ("tensor", *(["canonical"] if renamed else []))
+    shown = table(*names, "shape", "dtype", *numbers, right=numbers)
+    for tensor in tensors:
+        values = (tensor.minimum, tensor.maximum, tensor.mean, tensor.deviation)
+        shown.add_row(
+            escape(tensor.name),
+            *([", ".join(tensor.canonical)] if renamed else []),
+            "x".join(map(str, tensor.shape)),
+            tensor.dtype,
+            *("" if value is None else f"{value:.4g}" for value in values),
+            *([str(tensor.odd or "")] if odd else []),
+        )
+    return shown
 
 
 def map_(
