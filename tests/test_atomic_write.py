@@ -20,7 +20,7 @@ import pytest
 from mixer_converters.canonical import load, save
 from mixer_converters.containers import Stored, safetensors
 from mixer_converters.containers.contents import in_memory
-from mixer_spec import FileError, families
+from mixer_spec import FileError, WeightsError, families
 from mixer_spec.atomic import replacing
 from mixer_spec.weights import initial
 
@@ -88,6 +88,16 @@ def test_an_exception_in_the_middle_leaves_the_old_file(target: Path, error: Bas
         write_and_fail()
     assert target.read_bytes() == OLD
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_error_of_the_writer_names_the_file_that_was_asked_for(target: Path) -> None:
+    def write_what_cannot_be() -> None:
+        with replacing(target) as temporary:
+            raise WeightsError(str(temporary), "holds what no file can")
+
+    with pytest.raises(WeightsError) as caught:
+        write_what_cannot_be()
+    assert str(caught.value) == f"{target}: holds what no file can"
 
 
 @pytest.mark.parametrize("stage", ["fsync", "replace"])
