@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -262,6 +263,43 @@ def test_a_zip_bomb_is_refused_by_what_it_declares(tmp_path: Path) -> None:
         read_everything(path)
     assert peak_memory() - before < MOST_MEMORY
     assert time.monotonic() - begin < 60  # it would take far longer to inflate than to refuse
+
+
+def test_a_zip_whose_members_are_the_same_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "quine.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("0.npy", npy((4096,), body=bytes(4 * 4096)))
+        for number in range(1, 3):
+            again = copy.copy(archive.filelist[0])
+            again.filename = f"{number}.npy"
+            archive.filelist.append(again)
+    with pytest.raises(FileError, match="its members overlap"):
+        read_everything(path)
+
+
+def orbax_folder(path: Path, key: str, shape: list[int]) -> None:
+    """A checkpoint of one array without values, by hand."""
+    entry = {"key_metadata": [{"key": key}], "value_metadata": {"value_type": "jax.Array"}}
+    tree = {"tree_metadata": {"a": entry}, "use_ocdbt": False}
+    zarr = {"zarr_format": 2, "shape": shape, "chunks": [1024] * len(shape), "dtype": "<f4"}
+    zarr |= {"compressor": None, "fill_value": None, "order": "C", "filters": None}
+    (path / key).mkdir(parents=True)
+    (path / key / ".zarray").write_text(json.dumps(zarr))
+    (path / "_METADATA").write_text(json.dumps(tree))
+
+
+def test_orbax_that_declares_absurd_sizes_or_leaves_its_folder_is_refused(tmp_path: Path) -> None:
+    orbax_folder(tmp_path / "sound", "a", [4, 4])
+    assert containers.read(tmp_path / "sound").tensors["a"].shape == (4, 4)
+    orbax_folder(tmp_path / "absurd", "a", [2**30, 2**20])
+    with pytest.raises(FileError, match="declares absurd sizes"):
+        read_everything(tmp_path / "absurd")
+    for key in ("..", "../sound/a", "/etc"):
+        (tmp_path / "absurd" / "_METADATA").write_text(
+            (tmp_path / "sound" / "_METADATA").read_text().replace('"key": "a"', f'"key": "{key}"')
+        )
+        with pytest.raises(FileError, match="odd keys"):
+            read_everything(tmp_path / "absurd")
 
 
 def test_shapes_without_values_are_refused(tmp_path: Path) -> None:
