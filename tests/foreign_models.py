@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from mixer_conformance.tolerance import K_RMS
 from mixer_converters import Checkpoint
 from mixer_spec import ModelSpec
-from mixer_spec.reference import Arithmetic, Shuffled, forward
 from mixer_spec.weights import Weights
+from tests.float32_noise import rms, truth_and_tolerance
 
 SIZE, PATCH, CLASSES = 16, 4, 5
 """Pixels of a side, those of a patch, and the number of logits of every model here."""
@@ -28,21 +27,9 @@ def images() -> np.ndarray:
 
 
 def is_same_function(spec: ModelSpec, weights: Weights, logits: np.ndarray) -> bool:
-    """Whether ``logits`` of :func:`images` are as near to the reference as float32 itself comes.
-
-    What may be off is what the conformance suite lets a backend be off: so many times the noise of
-    the reference in float32, with its sums in several orders.
-    """
-    exact = forward(spec, weights, images())["logits"]
-    noise = [
-        rms(forward(spec, weights, images(), arithmetic=arithmetic)["logits"] - exact)
-        for arithmetic in (Arithmetic(np.float32), Shuffled(0), Shuffled(1))
-    ]
-    return rms(logits - exact) <= K_RMS * max(noise)
-
-
-def rms(array: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
+    """Whether ``logits`` of :func:`images` are as near to the reference as float32 itself comes."""
+    truth, tolerance = truth_and_tolerance(spec, weights, images())
+    return rms(logits - truth["logits"]) <= tolerance["logits"]
 
 
 def assert_same_function(found: Checkpoint, logits: np.ndarray) -> None:

@@ -26,8 +26,8 @@ from mixer_spec import (
     load_backend,
 )
 from mixer_spec.layers import Affine, LayerNorm
-from mixer_spec.reference import Arithmetic, Shuffled, forward
 from mixer_spec.shapes import TokenIds, Vectors
+from tests.float32_noise import rms, truth_and_tolerance
 
 _SIZES: dict[str, Any] = {"image_size": (12, 8), "patch": 4, "channels": 24, "depth": 2}
 
@@ -77,30 +77,21 @@ def loaded(name: str) -> OnnxRuntimeModel:
     return OnnxRuntimeBackend().load(SPECS[name], conformance_weights(SPECS[name]))
 
 
-def rms(array: NDArray[Any]) -> float:
-    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
-
-
 @functools.cache
-def truth_and_noise(spec: ModelSpec) -> tuple[Mapping[str, NDArray[Any]], dict[str, float]]:
-    """Every tap of eight inputs in float64, and the rms error of float32 with shuffled sums.
-
-    One input is too few for the noise of a single logit.
-    """
-    weights, inputs = conformance_weights(spec), conformance_inputs(spec, 8)
-    truth = forward(spec, weights, inputs, spec.taps)
-    yardsticks = [Arithmetic(np.float32), Shuffled(0), Shuffled(1)]
-    samples = [forward(spec, weights, inputs, spec.taps, arithmetic=a) for a in yardsticks]
-    return truth, {tap: max(rms(s[tap] - truth[tap]) for s in samples) for tap in spec.taps}
+def judged_by(spec: ModelSpec) -> tuple[Mapping[str, NDArray[Any]], dict[str, float]]:
+    """Every tap of eight inputs in float64, and how far float32 may be from it."""
+    return truth_and_tolerance(
+        spec, conformance_weights(spec), conformance_inputs(spec, 8), spec.taps
+    )
 
 
 def assert_close(spec: ModelSpec, found: Mapping[str, NDArray[Any]], batch: int) -> None:
-    """The first inputs' taps are within four times the noise."""
-    truth, noise = truth_and_noise(spec)
+    """The first inputs' taps are within the tolerance."""
+    truth, tolerance = judged_by(spec)
     for tap, array in found.items():
         expected = truth[tap][:batch]
         assert array.shape == expected.shape
-        assert rms(array - expected) <= 4 * noise[tap], tap
+        assert rms(array - expected) <= tolerance[tap], tap
 
 
 def test_the_specs_here_have_every_layer_kind() -> None:
