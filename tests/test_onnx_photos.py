@@ -131,7 +131,8 @@ def counts_off(
     return off
 
 
-ONE = 1 + 1e-3  # one count, and float32's rounding of the normalised value
+ROUNDED = 64 * 255 * 2.0**-24  # of sums of up to 64 pixels in float32
+ONE = 1 + ROUNDED
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -142,9 +143,11 @@ def test_every_photo_has_the_pixels_of_the_pillow_path(name: str, size: Size) ->
     for label, photo in photos().items():
         off = counts_off(run, photo, preprocessing, size)
         assert off.max() <= ONE, label
-        assert (off > 0.5).mean() < 0.05, label  # and hardly any value is off at all
+        assert ((off <= ROUNDED) | (off > 1 - ROUNDED)).all(), label  # a whole count or none
+        # Measured: 0.0062, of a bilinear filter, whose sums often are halves; else 0.0052.
+        assert (off > 0.5).mean() < 0.01, label
         if isinstance(preprocessing.geometry, Squash) and name.endswith("kept"):
-            assert off.max() < 1e-3, label
+            assert off.max() <= ROUNDED, label
 
 
 def test_the_comparison_tells_another_filter() -> None:
@@ -219,22 +222,26 @@ def test_a_photo_becomes_a_class_name_with_its_probability(tmp_path: Path) -> No
 
 def test_predict_gives_whole_photos_to_a_graph_that_takes_them(tmp_path: Path) -> None:
     weights, timm = conformance_weights(TINY), PIPELINES["timm_inception"]
-    paths = []
-    for name in ("china", "chelsea.png", "small"):
-        paths.append(tmp_path / f"{Path(name).stem}.png")
-        Image.fromarray(photos()[name]).save(paths[-1])
-    guesses = []
-    for form in (Form(), Form(photos=True)):
-        path = tmp_path / f"{form.photos}.onnx"
+    shown = [photos()[name] for name in ("china", "chelsea.png", "small")]
+    paths = [tmp_path / f"{number}.png" for number in range(len(shown))]
+    for path, photo in zip(paths, shown, strict=True):
+        Image.fromarray(photo).save(path)
+    graph = by_onnxruntime(serialised(timm, (32, 32)))
+    pixels = {
+        False: np.stack([preprocess(photo, timm, 32) for photo in shown]),
+        True: np.stack([graph(photo[None])[0].transpose(1, 2, 0) for photo in shown]),
+    }
+    for whole, seen in pixels.items():
+        path = tmp_path / f"{whole}.onnx"
+        form = Form(photos=whole)
         export_onnx(TINY, weights, path, preprocessing=timm, labels=LABELS, form=form)
-        guesses.append(classify(paths, load_onnx(path), timm, top=3))
-    for outside, inside in zip(*guesses, strict=True):
-        assert [guess.label for guess in inside] == [guess.label for guess in outside]
-        np.testing.assert_allclose(
-            [guess.probability for guess in inside],
-            [guess.probability for guess in outside],
-            atol=5e-3,
-        )
+        truth, tolerance = truth_and_tolerance(TINY, weights, seen)
+        exact = np.exp(truth["logits"]) / np.exp(truth["logits"]).sum(axis=1, keepdims=True)
+        guesses = classify(paths, load_onnx(path), timm, top=3)
+        found = np.array([[guess.probability for guess in each] for each in guesses])
+        assert [each[0].index for each in guesses] == exact.argmax(axis=1).tolist()
+        off = rms(np.log(found) - np.log(-np.sort(-exact, axis=1)))
+        assert off <= allowed_in_log_softmax(tolerance["logits"], TINY.classes)
 
 
 def test_what_is_no_photo_is_refused(tmp_path: Path) -> None:

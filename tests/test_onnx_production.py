@@ -34,6 +34,7 @@ from mixer_converters.onnx_products import int8_columns
 from mixer_onnxruntime import load_onnx
 from mixer_spec import FileError, InputError, ModelSpec, WeightsError, ablations, families
 from mixer_spec.layers import Affine
+from mixer_spec.reference import forward
 from tests.float32_noise import rms, truth_and_tolerance
 
 Array = NDArray[Any]
@@ -272,7 +273,11 @@ def test_the_cost_of_eight_bits_is_by_stage() -> None:
     assert list(cost.sqnr) == list(spec.taps)
     assert cost.sqnr["stem"] == np.inf  # the stem is the same float32 product
     assert 20 < cost.sqnr["logits"] < 60
-    assert cost.equal_top1 > 0.85
+    exact = forward(spec, weights, inputs)["logits"]
+    second, best = np.sort(exact, axis=1)[:, -2:].T
+    error = rms(exact) * 10 ** (-cost.sqnr["logits"] / 20)
+    # Classes change where the best two are within two standard deviations of their difference.
+    assert cost.equal_top1 >= 1 - (best - second < 2 * 2**0.5 * error).mean()
     narrow = {k: Range(r.low / 8, r.high / 8) for k, r in ranges_of("mixer").items()}
     bad = measure_cost(spec, weights, Form(int8="static", ranges=narrow), inputs)
     assert bad.sqnr["logits"] < cost.sqnr["logits"] - 6
