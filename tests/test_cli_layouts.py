@@ -400,6 +400,10 @@ def test_export_takes_any_layout_that_says_its_function(run: Run) -> None:
     code, out, err = run("export", "bare.pth")
     assert (code, out) == (2, "")
     assert "with --gelu tanh or --gelu none" in err
+    assert run("export", STATED, "-o", "int8.onnx", "--int8", "dynamic").code == 0
+    code, out, err = run("convert", "int8.onnx", "back.npz")
+    assert (code, out) == (2, "")
+    assert "int8.onnx: holds eight bits of each kernel, which do not give the weights back" in err
     code, out, err = run("export", "google.npz", "--weights", "shared")
     assert (code, out) == (2, "")
     assert "is not a whole safetensors file" in err

@@ -17,7 +17,8 @@ def read(path: Path) -> Contents:
     """The weights of an ONNX file that mixer_spec wrote, checked against its digest.
 
     Raises:
-        FileError: if it is no such file, or its weights are not those it was written with.
+        FileError: if it is no such file, its weights are not those it was written with, or they
+            are in eight bits.
         MissingExtraError: if onnx is not installed.
     """
     try:
@@ -39,6 +40,12 @@ def _read(path: Path) -> Contents:
     from mixer_converters.onnx_file import read_onnx
 
     file = read_onnx(path)
+    if file.numbers.startswith("int8"):
+        raise FileError(
+            str(path),
+            "holds eight bits of each kernel, which do not give the weights back; expected a graph "
+            f"in floating point, got {file.numbers}; take the file that it was exported from",
+        )
     shapes = {name: parameter.shape for name, parameter in file.spec.parameters().items()}
     if file.data_path is not None:
         arrays = dict(canonical.load(file.data_path).weights)
