@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_spec.errors import FileError, InputError, SpecError
-from mixer_spec.layers import Gelu
+from mixer_spec.blocks import GeluForm
+from mixer_spec.errors import FileError, SpecError
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
 from mixer_spec.shapes import ImageSize
@@ -24,16 +24,13 @@ from . import containers
 from .containers import Contents
 from .containers.contents import in_memory
 from .containers.huggingface import preprocessing_of
-from .layouts import Layout
 from .layouts.infer import infer_spec, variant_of
-from .layouts.layout import known_sizes
 from .lazy import Each
 from .match import Match, MatchedWeights, canonical_shapes, find_match
 from .metadata import PREFIX, Metadata
-from .provenance import Published, find_published
-from .semantics import NEUTRAL, Semantics, semantics_of
-
-GeluForm = Literal["tanh", "none"]
+from .provenance import find_published
+from .semantics import NEUTRAL
+from .trained_as import refuse_others, trained_semantics
 
 _NO_PREPROCESSING = "preprocessing unknown: the layout does not say it; --preprocessing does"
 _RAISED = "resolution raised by the paper's block-diagonal form, exact on every sub-image"
@@ -148,7 +145,7 @@ def load(
     where = str(path)
     if f"{PREFIX}format_version" in contents.metadata:
         found = _with_metadata(path, contents, Metadata.from_strings(contents.metadata, where))
-        _refuse_others(found, gelu, epsilon, image_size, heads)
+        refuse_others(found.spec, gelu, epsilon, image_size, heads, where)
         return found
     match = find_match(contents.tensors, None, where)
     shapes = canonical_shapes(match, contents.tensors, where)
@@ -159,7 +156,9 @@ def load(
         published.classes,
     ):
         published = None  # a name that somebody gave to other weights
-    semantics, notes = _semantics(spec, match.layout, published, contents, gelu, epsilon, where)
+    semantics, notes = trained_semantics(
+        spec, match.layout, published, contents, gelu, epsilon, where
+    )
     if match.prefix:
         notes.append(f"taken off the names: {match.prefix}")
     if match.ignored:
@@ -288,79 +287,3 @@ def _with_metadata(path: Path, contents: Contents, metadata: Metadata) -> Checkp
         stated_digest=metadata.weights_digest,
         tensors=contents.tensors,
     )
-
-
-def _refuse_others(
-    found: Checkpoint,
-    gelu: GeluForm | None,
-    epsilon: float | None,
-    image_size: ImageSize | None,
-    heads: int | None,
-) -> None:
-    """Refuse what somebody says of a file that says something else of itself."""
-    own = semantics_of(found.spec)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    said = {
-        "gelu": (gelu, own.gelu),
-        "epsilon": (epsilon, own.epsilon),
-        "image_size": (size, found.spec.input.shape[:2]),
-        "heads": (heads, known_sizes(found.spec).get("heads")),
-    }
-    problems = [
-        f"it says of itself {name} {true!r}; expected nothing else, got {given!r}"
-        for name, (given, true) in said.items()
-        if given not in (None, true)
-    ]
-    if problems:
-        raise InputError(str(found.path), problems)
-
-
-def _semantics(
-    spec: ModelSpec,
-    layout: Layout | None,
-    published: Published | None,
-    contents: Contents,
-    gelu: GeluForm | None,
-    epsilon: float | None,
-    where: str,
-) -> tuple[Semantics, list[str]]:
-    """The function that the weights were trained with, and how that is known."""
-    candidates = layout.trained if layout else (NEUTRAL,)
-    reason = layout.because if layout else "canonical names do not say it"
-    chosen = candidates[0]
-    matters = any(isinstance(node.layer, Gelu) for node in spec.nodes())
-    told = _told_by_config(contents.config)
-    if gelu is not None:
-        chosen = _of_form(candidates, gelu)
-        reason = "as you said"
-    elif published is not None:
-        chosen = _of_form(candidates, published.gelu)
-        reason = f"published as {published.name}, {published.source}"
-    elif told is not None:
-        chosen = _of_form(candidates, told)
-        reason = "config.json has it among the model's arguments"
-    elif matters and (layout is None or len({c.gelu for c in candidates}) > 1):
-        raise SpecError(
-            where,
-            f"nothing in it says which GELU it was trained with: {reason}; expected gelu='tanh' "
-            "(Google's JAX code) or 'none' (erf; PyTorch's default), got nothing; say it to "
-            "`mixer-spec convert`, with --gelu tanh or --gelu none",
-        )
-    if epsilon is not None:
-        chosen = Semantics(gelu=chosen.gelu, epsilon=epsilon, gate_epsilon=epsilon)
-        reason += "; epsilon as you said"
-    return chosen, [f"trained with {chosen}: {reason}"]
-
-
-def _of_form(candidates: tuple[Semantics, ...], gelu: GeluForm) -> Semantics:
-    """The candidate of that GELU; if there is none, the first with that GELU put in."""
-    first = candidates[0]
-    changed = Semantics(gelu=gelu, epsilon=first.epsilon, gate_epsilon=first.gate_epsilon)
-    return next((c for c in candidates if c.gelu == gelu), changed)
-
-
-def _told_by_config(config: Mapping[str, Any]) -> GeluForm | None:
-    arguments = config.get("model_args")
-    layer = arguments.get("act_layer") if isinstance(arguments, Mapping) else None
-    forms: dict[Any, GeluForm] = {"gelu_tanh": "tanh", "gelu": "none"}
-    return forms.get(layer) if isinstance(layer, str) else None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixer_spec.atomic import check_folder, is_there, replacing, replacing_folder
+from mixer_spec.blocks import GeluForm
 from mixer_spec.errors import FileError, InputError, SpecError
 from mixer_spec.extras import load_or_name_extra
 from mixer_spec.memory import contiguous
@@ -22,7 +23,7 @@ from mixer_spec.shapes import ImageSize
 from mixer_spec.weights import Weights, digest
 
 from . import containers
-from .checkpoint import Checkpoint, GeluForm, load
+from .checkpoint import Checkpoint, load
 from .containers import ENDINGS, Stored, h5, huggingface, msgpack, npz, orbax, pth, safetensors
 from .containers.contents import BFLOAT16, raw, values_of
 from .containers.mapped import release
