@@ -99,7 +99,8 @@ print("ready", flush=True)
 input()
 for _ in range(int(turns)):
     try:
-        convert(source, target, to="google", overwrite=overwrite == "overwrite")
+        convert(source, target, to=None if target.endswith("onnx") else "google",
+                overwrite=overwrite == "overwrite")
         print("written")
     except FileError as error:
         print(error)
@@ -141,7 +142,7 @@ def two(tmp_path: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("name", ["a.npz", "orbax"])
+@pytest.mark.parametrize("name", ["a.npz", "a.onnx", "orbax"])
 def test_of_two_writers_one_is_refused(two: list[Path], name: str) -> None:
     target = two[0].with_name("folder") / name
     writers = write_at_once(two, target, 1, overwrite=False)

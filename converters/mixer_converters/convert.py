@@ -115,7 +115,7 @@ def convert(
     if dtype is not None:
         notes.append(f"weights rounded to {dtype}")
     if container == "onnx":
-        entries = _write_onnx(checkpoint, target)
+        entries = _write_onnx(checkpoint, target, overwrite)
     else:
         entries = _write(
             checkpoint, target, layout, container, dtype, overwrite, progress or (lambda _: None)
@@ -309,7 +309,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     )
 
 
-def _write_onnx(checkpoint: Checkpoint, target: Path) -> tuple[Entry, ...]:
+def _write_onnx(checkpoint: Checkpoint, target: Path, overwrite: bool) -> tuple[Entry, ...]:
     """Export a graph with all that is known of the weights."""
 
     def write() -> None:
@@ -323,6 +323,7 @@ def _write_onnx(checkpoint: Checkpoint, target: Path) -> tuple[Entry, ...]:
             preprocessing=checkpoint.preprocessing,
             labels=checkpoint.labels,
             provenance=checkpoint.provenance,
+            overwrite=overwrite,
         )
 
     load_or_name_extra("ONNX", write)

@@ -153,6 +153,7 @@ def export(
             form=form,
             placing=weights,
             shared=load(file) if weights == "shared" else None,
+            overwrite=force,
         )
         certificate = None
         if certify:
