@@ -404,6 +404,8 @@ def test_export_takes_any_layout_that_says_its_function(run: Run) -> None:
     code, out, err = run("convert", "int8.onnx", "back.npz")
     assert (code, out) == (2, "")
     assert "int8.onnx: holds eight bits of each kernel, which do not give the weights back" in err
-    code, out, err = run("export", "google.npz", "--weights", "shared")
-    assert (code, out) == (2, "")
-    assert "is not a whole safetensors file" in err
+    for name in ("google.npz", "timm.safetensors"):
+        code, out, err = run("export", name, "--weights", "shared", "-o", "shared.onnx")
+        assert (code, out) == (2, "")
+        assert f"expected a canonical .safetensors, got {name}" in err
+    assert run("export", STATED, "--weights", "shared").code == 0

@@ -11,7 +11,7 @@ from mixer_spec.commands.output import Json
 from mixer_spec.errors import FileError, InputError
 from mixer_spec.shapes import Image
 
-from .canonical import load
+from .canonical import CanonicalFile, load
 from .cli import Force, check_output, print_summary, status
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def export(
             provenance=source.provenance,
             form=form,
             placing=weights,
-            shared=load(file) if weights == "shared" else None,
+            shared=_canonical(file, source) if weights == "shared" else None,
             overwrite=force,
         )
         certificate = None
@@ -187,6 +187,20 @@ def export(
     print_summary(summary if json else _in_words(summary), following, json=json)
     if not passed:
         raise typer.Exit(_FAILED)
+
+
+def _canonical(file: Path, source: Opened) -> CanonicalFile:
+    """The file whose bytes a graph can point to."""
+    if isinstance(source, CanonicalFile):
+        return source
+    if (source.layout, source.container) != ("canonical", "safetensors"):
+        raise InputError(
+            "--weights shared",
+            "a graph can only point to weights that lie as it needs them; expected a canonical "
+            f".safetensors, got {file}: {source.layout} ({source.container}); do `mixer-spec "
+            "convert` first",
+        )
+    return load(file)
 
 
 def _in_eight_bits(
