@@ -123,6 +123,8 @@ def main() -> None:
     except MixerSpecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells say it of whatever Ctrl-C ended
     except BrokenPipeError:
         # The reader has gone (`mixer-spec list | head -1`); keep Python's own last flush quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -35,6 +35,16 @@ def contiguous(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
+def little_endian(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as files hold it: its values in a row, each with its lowest byte first.
+
+    Example:
+        >>> little_endian(np.array([1], ">u2")).tobytes()
+        b'\\x01\\x00'
+    """
+    return contiguous(array.astype(array.dtype.newbyteorder("<"), copy=False))
+
+
 def ahead(make: Callable[[_K], _V], keys: Iterable[_K]) -> Iterator[_V]:
     """What ``make`` gives for each key, in order; a thread makes the next while the last is used.
 

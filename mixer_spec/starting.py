@@ -70,7 +70,7 @@ def weights_from(
     change = raise_resolution if init.resolution == "exact" else interpolate_resolution
     size = recipe.data.image_size
     if isinstance(spec.input, Image) and (spec.input.height, spec.input.width) != size:
-        spec, weights = change(spec, weights, image_size=size)
+        spec, weights = change(spec, weights, image_size=size, where="recipe.data.image_size")
     if init.head == "kept":
         return spec, weights
     spec = dataclasses.replace(spec, head=dataclasses.replace(spec.head, classes=classes))

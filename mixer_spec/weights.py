@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .errors import WeightsError
 from .layers import Constant, Initial, LecunNormal, Normal, Parameter
-from .memory import ahead, contiguous
+from .memory import ahead, little_endian
 from .model import ModelSpec
 
 Weights = Mapping[str, NDArray[Any]]
@@ -135,7 +135,9 @@ def _is_floating(dtype: np.dtype[Any]) -> bool:
 
 
 def digest(weights: Weights) -> str:
-    """64 hexadecimal digits over names, shapes, dtypes and bytes; no file layout enters.
+    """64 hexadecimal digits over names, shapes, dtypes and bytes, the lowest byte of a value first.
+
+    Neither the layout of a file nor the order in memory enters.
 
     Example:
         >>> digest({"norm.scale": np.ones(3, np.float32)})[:16]
@@ -143,7 +145,7 @@ def digest(weights: Weights) -> str:
     """
     total = hashlib.sha256()
     names = sorted(weights)
-    arrays = ahead(lambda name: contiguous(weights[name]), names)
+    arrays = ahead(lambda name: little_endian(weights[name]), names)
     for name, array in zip(names, arrays, strict=True):
         header = f"{name}\0{array.dtype.name}\0{','.join(map(str, array.shape))}\0"
         total.update(header.encode())

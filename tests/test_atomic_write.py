@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
-from mixer_converters.atomic import replacing
 from mixer_converters.canonical import load, save
-from mixer_spec import FileError, families
+from mixer_converters.containers import Stored, safetensors
+from mixer_converters.containers.contents import in_memory
+from mixer_spec import FileError, WeightsError, families
+from mixer_spec.atomic import replacing
 from mixer_spec.weights import initial
 
 SPEC = families.mixer(
@@ -87,6 +88,16 @@ def test_an_exception_in_the_middle_leaves_the_old_file(target: Path, error: Bas
         write_and_fail()
     assert target.read_bytes() == OLD
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_error_of_the_writer_names_the_file_that_was_asked_for(target: Path) -> None:
+    def write_what_cannot_be() -> None:
+        with replacing(target) as temporary:
+            raise WeightsError(str(temporary), "holds what no file can")
+
+    with pytest.raises(WeightsError) as caught:
+        write_what_cannot_be()
+    assert str(caught.value) == f"{target}: holds what no file can"
 
 
 @pytest.mark.parametrize("stage", ["fsync", "replace"])
@@ -198,13 +209,13 @@ def assert_is_the_old_one(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [safetensors.SafetensorError("I/O error"), MemoryError(), KeyboardInterrupt()],
+    [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt()],
     ids=lambda error: type(error).__name__,
 )
 def test_a_failure_of_the_writer_leaves_the_old_file(
     saved: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    monkeypatch.setattr(safetensors.numpy, "save_file", raising(error))
+    monkeypatch.setattr(safetensors, "write", raising(error))
     with pytest.raises((FileError, MemoryError, KeyboardInterrupt)):
         save(saved, SPEC, initial(SPEC, seed=1))
     assert_is_the_old_one(saved)
@@ -213,13 +224,13 @@ def test_a_failure_of_the_writer_leaves_the_old_file(
 def test_a_writer_that_stops_half_way_leaves_the_old_file(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = safetensors.numpy.save_file
+    write = safetensors.write
 
-    def write_half(tensors: Any, path: Path, metadata: Any) -> None:
-        write(tensors, path, metadata)
+    def write_half(path: Path, tensors: Any, metadata: Any) -> None:
+        write(path, tensors, metadata)
         path.write_bytes(path.read_bytes()[:-100])
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", write_half)
+    monkeypatch.setattr(safetensors, "write", write_half)
     with pytest.raises(FileError, match="not a whole safetensors file"):
         save(saved, SPEC, initial(SPEC, seed=1))
     assert_is_the_old_one(saved)
@@ -228,14 +239,14 @@ def test_a_writer_that_stops_half_way_leaves_the_old_file(
 def test_one_wrong_bit_is_found_when_reading_back(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = safetensors.numpy.save_file
+    write = safetensors.write
 
-    def write_wrong(tensors: dict[str, Any], path: Path, metadata: Any) -> None:
-        wrong = tensors["norm.bias"].copy()
+    def write_wrong(path: Path, tensors: dict[str, Stored], metadata: Any) -> None:
+        wrong = tensors["norm.bias"].read().copy()
         wrong.view(np.uint32)[2] ^= 1
-        write({**tensors, "norm.bias": wrong}, path, metadata)
+        write(path, {**tensors, "norm.bias": in_memory(wrong)}, metadata)
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", write_wrong)
+    monkeypatch.setattr(safetensors, "write", write_wrong)
     with pytest.raises(FileError, match=r"did not read back.*\['norm\.bias'\]"):
         save(saved, SPEC, initial(SPEC, seed=1))
     assert_is_the_old_one(saved)
@@ -280,7 +291,7 @@ def test_a_process_killed_at_random_leaves_a_whole_file(tmp_path: Path) -> None:
 
 WRITE_AND_DIE = """
 import os, signal, sys
-from mixer_converters.atomic import replacing
+from mixer_spec.atomic import replacing
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)

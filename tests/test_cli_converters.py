@@ -249,7 +249,7 @@ def test_export_refuses_weights_that_changed_since(run: Run, tiny: str, tmp_path
     ("arguments", "message"),
     [
         (["absent.safetensors"], "there is no such file"),
-        (["note.txt"], "is not a whole safetensors file"),
+        (["note.txt"], "is of no known kind"),
         (["tiny.safetensors", "--taps", "steem"], "unknown taps ['steem']"),
         (["tiny.safetensors", "--layout", "chwn"], "nchw"),
         (["tiny.safetensors", "-o", "note.txt"], "is there already"),

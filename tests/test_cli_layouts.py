@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch
 
 from mixer_converters import convert, load, save
 from mixer_spec import families
+from mixer_spec.preprocess import PIPELINES
 
 SPEC = families.mixer(
     image_size=8, patch=4, channels=6, depth=2, token_hidden=5, channel_hidden=7, classes=3
@@ -140,7 +142,9 @@ def test_convert_records_the_function_that_somebody_said(run: Run, gelu: str) ->
         ([STATED, "new.h5", "--to", "timm"], "timm is not kept in such a file; expected one of"),
         ([STATED, "no/such/new.npz"], "there is no folder"),
         ([STATED, "new.npz", "--interpolate"], "goes with --resolution"),
-        ([STATED, "new.npz", "--resolution", "13"], "13"),
+        ([STATED, "new.npz", "--resolution", "13"], "error: --resolution: 2 rules broken"),
+        ([STATED, "new.npz", "--resolution", "12"], "error: --resolution: 2 rules broken"),
+        ([STATED, "new.onnx", "--dtype", "float16"], "`mixer-spec export --dtype float16`"),
         ([STATED, "new.npz", "--resolution", "large"], "--resolution: must be pixels; expected"),
         ([STATED, "folder", "--to", "timm"], "expected a published one, got sizes of its own"),
         (["absent.npz", "new.npz"], "absent.npz: there is no such file"),
@@ -204,8 +208,27 @@ def test_inspect_shows_tensors_with_statistics_and_what_they_are(run: Run) -> No
     row = next(line for line in out.splitlines() if "token_mixing/Dense_0/kernel" in line).split()
     assert row[1:4] == ["blocks.0.token_mixing.dense_0.kernel", "4x5", "float32"]
     assert row[4:8] == [f"{f(kernel.astype(float)):.4g}" for f in (np.min, np.max, np.mean, np.std)]
-    for fact in ("kind       npz", "layout     google", "classes    3", "by         a test"):
+    for fact in (
+        "kind         npz",
+        "layout       google",
+        "classes      3",
+        "by           a test",
+    ):
         assert fact in out
+
+
+@pytest.mark.parametrize("command", ["inspect google.npz", "map head.kernel"])
+def test_a_narrow_terminal_cuts_neither_names_nor_numbers(
+    run: Run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def words() -> list[str]:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", run(*command.split()).out)
+        return [word for word in plain.split() if set(word) != {"─"}]
+
+    wide = words()
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # which makes rich take this for a terminal
+    assert words() == wide
 
 
 def test_inspect_as_json_counts_what_is_not_finite(run: Run) -> None:
@@ -331,8 +354,58 @@ def test_verify_asks_for_the_function_of_a_file_that_does_not_say_it(run: Run) -
     assert "say it to `mixer-spec convert`, with --gelu tanh or --gelu none" in err
 
 
-def test_commands_for_canonical_files_name_the_way_from_other_layouts(run: Run) -> None:
-    for arguments in (["export", "google.npz"], ["predict", "a.jpg", "--model", "google.npz"]):
-        code, out, err = run(*arguments)
+# --- what a file does not say, and what runs it -------------------------------------------------
+
+
+def test_convert_adds_what_the_file_does_not_say(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\nlion\n")
+    assert "preprocessing unknown" in run("convert", "bare.npz", "a.safetensors").out
+    told = ("--labels", "names.txt", "--preprocessing", "timm_imagenet")
+    assert "preprocessing unknown" not in run("convert", "bare.npz", "b.npz", *told).out
+    found = load("b.npz")
+    assert (found.labels, found.preprocessing) == (
+        ("cat", "dog", "lion"),
+        PIPELINES["timm_imagenet"],
+    )
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    code, _, err = run("convert", "bare.npz", "c.npz", *told)
+    assert (code, "expected 3 labels, got 2" in err) == (2, True)
+    assert not Path("c.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (("--gelu", "none"), "it says of itself gelu 'tanh'; expected nothing else, got 'none'"),
+        (("--epsilon", "1e-5"), "it says of itself epsilon 1e-06; expected nothing else"),
+        (("--image-size", "12"), "it says of itself image_size (8, 8); expected nothing else"),
+        (("--heads", "3"), "it says of itself heads None; expected nothing else, got 3"),
+    ],
+)
+def test_what_a_file_says_of_itself_is_not_overruled(
+    run: Run, said: tuple[str, str], message: str
+) -> None:
+    code, out, err = run("convert", STATED, "a.npz", *said)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not Path("a.npz").exists()
+    agreeing = ("--gelu", "tanh", "--epsilon", "1e-6", "--image-size", "8")
+    assert run("convert", STATED, "a.npz", *agreeing).code == 0
+
+
+def test_export_takes_any_layout_that_says_its_function(run: Run) -> None:
+    for name in ("google.npz", "timm.pth", "kecam.h5"):
+        assert run("export", name, "-o", f"{name}.onnx").code == 0
+        assert load(f"{name}.onnx").weights_digest == load(STATED).weights_digest
+    code, out, err = run("export", "bare.pth")
+    assert (code, out) == (2, "")
+    assert "with --gelu tanh or --gelu none" in err
+    assert run("export", STATED, "-o", "int8.onnx", "--int8", "dynamic").code == 0
+    code, out, err = run("convert", "int8.onnx", "back.npz")
+    assert (code, out) == (2, "")
+    assert "int8.onnx: holds eight bits of each kernel, which do not give the weights back" in err
+    for name in ("google.npz", "timm.safetensors"):
+        code, out, err = run("export", name, "--weights", "shared", "-o", "shared.onnx")
         assert (code, out) == (2, "")
-        assert "`mixer-spec convert`" in err
+        assert f"expected a canonical .safetensors, got {name}" in err
+    assert run("export", STATED, "--weights", "shared").code == 0

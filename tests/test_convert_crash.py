@@ -99,7 +99,8 @@ print("ready", flush=True)
 input()
 for _ in range(int(turns)):
     try:
-        convert(source, target, to="google", overwrite=overwrite == "overwrite")
+        convert(source, target, to=None if target.endswith("onnx") else "google",
+                overwrite=overwrite == "overwrite")
         print("written")
     except FileError as error:
         print(error)
@@ -141,7 +142,7 @@ def two(tmp_path: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("name", ["a.npz", "orbax"])
+@pytest.mark.parametrize("name", ["a.npz", "a.onnx", "orbax"])
 def test_of_two_writers_one_is_refused(two: list[Path], name: str) -> None:
     target = two[0].with_name("folder") / name
     writers = write_at_once(two, target, 1, overwrite=False)
@@ -198,3 +199,30 @@ def test_a_killed_writer_leaves_the_old_target_and_the_next_one_takes_its_litter
     assert list(target.parent.iterdir()) == [target]
     for weight, array in load(source).weights.items():
         np.testing.assert_array_equal(load(target).weights[weight], array)
+
+
+INTERRUPT = """
+import os, signal, sys
+from rich.progress import Progress
+from mixer_spec.cli import main
+Progress.advance = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # in the middle of reading
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["convert a.npz", "convert orbax", "digest", "diff"])
+def test_ctrl_c_in_the_middle_is_told_by_the_exit_code_alone(source: Path, command: str) -> None:
+    folder = source.with_name("folder")
+    arguments = [command, str(source)]
+    if command == "diff":
+        arguments.append(str(source))
+    if command.startswith("convert"):
+        command, name = command.split()
+        convert(source, folder / name, to=TARGETS[name])
+        arguments = [command, str(source), str(folder / name), "--to", TARGETS[name], "--force"]
+    before = content(folder)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPT, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert content(folder) == before

@@ -121,7 +121,7 @@ def test_metadata_that_has_no_place_in_a_zip_is_refused(tmp_path: Path) -> None:
     spec = SPECS["mixer"]
     provenance = {"words": " " * 3_000_000}
     canonical.save(tmp_path / "a.safetensors", spec, odd_weights(spec), provenance=provenance)
-    with pytest.raises(FileError, match=r"no place for so much metadata.*shorten labels"):
+    with pytest.raises(FileError, match=r"b\.npz: has no place for so much metadata.*shorten"):
         convert(tmp_path / "a.safetensors", tmp_path / "b.npz")
     assert not (tmp_path / "b.npz").exists()
 
@@ -208,11 +208,7 @@ def test_a_layout_that_cannot_hold_the_architecture_is_refused(tmp_path: Path) -
 
 def test_onnx_gives_its_weights_back(tmp_path: Path) -> None:
     spec = SPECS["mixer"]
-    weights = {
-        name: np.random.default_rng(1).standard_normal(p.shape).astype(np.float32)
-        for name, p in spec.parameters().items()
-    }
-    expected = canonical.save(tmp_path / "a.safetensors", spec, weights)
+    expected = canonical.save(tmp_path / "a.safetensors", spec, odd_weights(spec))
     convert(tmp_path / "a.safetensors", tmp_path / "b.onnx")
     convert(tmp_path / "b.onnx", tmp_path / "c.npz")
     assert load(tmp_path / "c.npz").weights_digest == expected

@@ -40,7 +40,6 @@ ALLOWED: dict[str, set[str]] = {
         "onnxruntime",
         "orbax",
         "rich",
-        "safetensors",
         "tensorstore",
         "typer",
     },

@@ -27,6 +27,7 @@ from tests.foreign_models import (
     assert_same_function,
     flat,
     flax_mixer,
+    is_same_function,
     randomise,
     run_torch,
 )
@@ -125,14 +126,12 @@ def test_the_arguments_that_are_offered_make_timm_agree(timm: Any, tmp_path: Pat
     assert "relative" in note
     offered = note.partition("To make it agree: ")[2]
     arguments = eval(f"dict({offered})", {"functools": functools, "torch": torch})
-    errors = {}
-    for words, extra in (("offered", arguments), ("default", {})):
+    assert_same_function(done.source, logits)
+    for extra, same in ((arguments, True), ({}, False)):
         module = tiny(timm, "mixer", mlp_ratio=(0.75, 1.25), **extra)
         module.load_state_dict(safetensors.torch.load_file(tmp_path / "m.safetensors"))
         found = run_torch(module.eval())
-        errors[words] = np.linalg.norm(found - logits) / np.linalg.norm(logits)
-    assert errors["offered"] < 2e-6
-    assert errors["default"] > 1e-5
+        assert is_same_function(done.source.spec, done.source.weights, found) == same
 
 
 def test_a_hugging_face_folder_of_timm(timm: Any, tmp_path: Path) -> None:

@@ -456,6 +456,16 @@ def test_data_of_others_beside_the_graph_is_left_alone(path: Path) -> None:
     assert strange.read_bytes() == b"precious"
 
 
+def test_another_writer_s_graph_keeps_its_place_and_its_weights(path: Path) -> None:
+    export_onnx(SPEC, WEIGHTS, path)
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    other = {name: 2 * array for name, array in WEIGHTS.items()}
+    with pytest.raises(FileError, match="is there already"):
+        export_onnx(SPEC, other, path, overwrite=False)
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+    load_onnx(path)
+
+
 def test_wrong_arguments_are_refused_before_anything_is_written(path: Path) -> None:
     with pytest.raises(SpecError, match="expected 3 labels, got 1"):
         export_onnx(SPEC, WEIGHTS, path, labels=["cat"])

@@ -1,7 +1,7 @@
 """The exported graph computes what the spec says: onnx.reference and ONNX Runtime against float64.
 
-The judge is the float64 reference. The tolerance of every tap is four times what the same function
-shows in float32 with its sums in shuffled orders, so nothing here is a number that was tuned.
+The judge is the float64 reference, and the tolerance of every tap that of ``float32_noise``, so
+nothing here is a number that was tuned.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from mixer_conformance import conformance_inputs, conformance_weights
 from mixer_converters.onnx_build import build_onnx
 from mixer_spec import ModelSpec, ablations, families, layers
 from mixer_spec.layers import Affine, Gelu, LayerNorm, Residual
-from mixer_spec.reference import Arithmetic, Shuffled, forward
 from mixer_spec.shapes import Image, TokenIds, Vectors
+from tests.float32_noise import rms, truth_and_tolerance
 
 Arrays = Mapping[str, NDArray[Any]]
 Runner = Callable[[bytes, Arrays, list[str]], list[NDArray[Any]]]
@@ -96,24 +96,13 @@ RUNNERS: dict[str, Runner] = {
 }
 
 
-def rms(array: NDArray[Any]) -> float:
-    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
-
-
 @functools.cache
-def truth_and_tolerance(name: str) -> tuple[Arrays, dict[str, float]]:
-    """Every tap of eight inputs in float64, and how far a float32 implementation may be from it.
-
-    One input is too few for the noise of a single logit.
-    """
+def judged_by(name: str) -> tuple[Arrays, dict[str, float]]:
+    """Every tap of eight inputs in float64, and how far a float32 implementation may be from it."""
     spec = SPECS[name]
-    weights, inputs = conformance_weights(spec), conformance_inputs(spec, 8)
-    truth = forward(spec, weights, inputs, spec.taps)
-    yardsticks = [Arithmetic(np.float32), Shuffled(0), Shuffled(1)]
-    samples = [forward(spec, weights, inputs, spec.taps, arithmetic=a) for a in yardsticks]
-    return truth, {
-        tap: 4 * max(rms(sample[tap] - truth[tap]) for sample in samples) for tap in spec.taps
-    }
+    return truth_and_tolerance(
+        spec, conformance_weights(spec), conformance_inputs(spec, 8), spec.taps
+    )
 
 
 def failing_taps(found: Arrays, truth: Arrays, tolerance: Mapping[str, float]) -> list[str]:
@@ -142,7 +131,7 @@ def test_every_tap_of_every_family_is_within_float32_noise(
     name: str, layout: str | None, runner: str, batch: int
 ) -> None:
     spec = SPECS[name]
-    truth, tolerance = truth_and_tolerance(name)
+    truth, tolerance = judged_by(name)
     weights, inputs = conformance_weights(spec), conformance_inputs(spec, 8)[:batch]
     found = run(RUNNERS[runner], spec, weights, inputs, layout, spec.taps)
     assert found.keys() == truth.keys()
@@ -156,7 +145,7 @@ def test_every_tap_of_every_family_is_within_float32_noise(
 def test_logits_alone_are_within_float32_noise(name: str, runner: str) -> None:
     """Without taps ONNX Runtime fuses more; the numbers must not suffer."""
     spec = SPECS[name]
-    truth, tolerance = truth_and_tolerance(name)
+    truth, tolerance = judged_by(name)
     weights, inputs = conformance_weights(spec), conformance_inputs(spec, 8)[:3]
     found = run(RUNNERS[runner], spec, weights, inputs, LAYOUTS[name][0], ())
     assert list(found) == ["logits"]
@@ -240,7 +229,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Arrays], Arrays], str]] = {
 def assert_fails_from(
     first: str, runner: Runner, name: str, wrong: ModelSpec, weights: Arrays
 ) -> None:
-    truth, tolerance = truth_and_tolerance(name)
+    truth, tolerance = judged_by(name)
     inputs, layout = conformance_inputs(SPECS[name], 8)[:3], LAYOUTS[name][0]
     failing = failing_taps(
         run(runner, wrong, weights, inputs, layout, wrong.taps), truth, tolerance

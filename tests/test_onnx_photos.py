@@ -31,8 +31,8 @@ from mixer_onnxruntime import load_onnx
 from mixer_spec import InputError, families
 from mixer_spec.preprocess import PIPELINES, AsIs, Preprocessing, Squash, preprocess
 from mixer_spec.preprocess.data import FloatResample, PillowResample, Resample
-from mixer_spec.reference import forward
 from mixer_spec.shapes import Vectors
+from tests.float32_noise import allowed_in_log_softmax, rms, truth_and_tolerance
 
 Array = NDArray[Any]
 Size = tuple[int, int]
@@ -131,7 +131,8 @@ def counts_off(
     return off
 
 
-ONE = 1 + 1e-3  # one count, and float32's rounding of the normalised value
+ROUNDED = 64 * 255 * 2.0**-24  # of sums of up to 64 pixels in float32
+ONE = 1 + ROUNDED
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -142,9 +143,11 @@ def test_every_photo_has_the_pixels_of_the_pillow_path(name: str, size: Size) ->
     for label, photo in photos().items():
         off = counts_off(run, photo, preprocessing, size)
         assert off.max() <= ONE, label
-        assert (off > 0.5).mean() < 0.05, label  # and hardly any value is off at all
+        assert ((off <= ROUNDED) | (off > 1 - ROUNDED)).all(), label  # a whole count or none
+        # Measured: 0.0062, of a bilinear filter, whose sums often are halves; else 0.0052.
+        assert (off > 0.5).mean() < 0.01, label
         if isinstance(preprocessing.geometry, Squash) and name.endswith("kept"):
-            assert off.max() < 1e-3, label
+            assert off.max() <= ROUNDED, label
 
 
 def test_the_comparison_tells_another_filter() -> None:
@@ -197,41 +200,48 @@ def test_a_photo_becomes_a_class_name_with_its_probability(tmp_path: Path) -> No
     weights, path = conformance_weights(TINY), tmp_path / "a.onnx"
     form = Form(photos=True, probabilities=True, class_names=True)
     export_onnx(TINY, weights, path, preprocessing=AS_IS, labels=LABELS, form=form)
-    photo = photos()["china"][:32, :32]
-    logits = forward(TINY, weights, preprocess(photo, AS_IS, 32)[None])["logits"][0]
-    probabilities = np.exp(logits) / np.exp(logits).sum()
+    batch = np.stack([photos()["china"][y : y + 32, :32] for y in range(0, 256, 32)])
+    pixels = np.stack([preprocess(photo, AS_IS, 32) for photo in batch])
+    truth, tolerance = truth_and_tolerance(TINY, weights, pixels)
+    logits, allowed = truth["logits"], tolerance["logits"]
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = dict(
         zip(
             [output.name for output in session.get_outputs()],
-            session.run(None, {INPUT: photo[None]}),
+            session.run(None, {INPUT: batch}),
             strict=True,
         )
     )
     assert list(found) == ["logits", "probabilities", "class_name"]
-    np.testing.assert_allclose(found["logits"][0], logits, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found["probabilities"][0], probabilities, rtol=1e-5)
-    assert found["class_name"].tolist() == [LABELS[logits.argmax()]]
+    assert rms(found["logits"] - logits) <= allowed
+    off = rms(np.log(found["probabilities"]) - log_probabilities)
+    assert off <= allowed_in_log_softmax(allowed, TINY.classes)
+    assert found["class_name"].tolist() == [LABELS[best] for best in logits.argmax(axis=1)]
 
 
 def test_predict_gives_whole_photos_to_a_graph_that_takes_them(tmp_path: Path) -> None:
     weights, timm = conformance_weights(TINY), PIPELINES["timm_inception"]
-    paths = []
-    for name in ("china", "chelsea.png", "small"):
-        paths.append(tmp_path / f"{Path(name).stem}.png")
-        Image.fromarray(photos()[name]).save(paths[-1])
-    guesses = []
-    for form in (Form(), Form(photos=True)):
-        path = tmp_path / f"{form.photos}.onnx"
+    shown = [photos()[name] for name in ("china", "chelsea.png", "small")]
+    paths = [tmp_path / f"{number}.png" for number in range(len(shown))]
+    for path, photo in zip(paths, shown, strict=True):
+        Image.fromarray(photo).save(path)
+    graph = by_onnxruntime(serialised(timm, (32, 32)))
+    pixels = {
+        False: np.stack([preprocess(photo, timm, 32) for photo in shown]),
+        True: np.stack([graph(photo[None])[0].transpose(1, 2, 0) for photo in shown]),
+    }
+    for whole, seen in pixels.items():
+        path = tmp_path / f"{whole}.onnx"
+        form = Form(photos=whole)
         export_onnx(TINY, weights, path, preprocessing=timm, labels=LABELS, form=form)
-        guesses.append(classify(paths, load_onnx(path), timm, top=3))
-    for outside, inside in zip(*guesses, strict=True):
-        assert [guess.label for guess in inside] == [guess.label for guess in outside]
-        np.testing.assert_allclose(
-            [guess.probability for guess in inside],
-            [guess.probability for guess in outside],
-            atol=5e-3,
-        )
+        truth, tolerance = truth_and_tolerance(TINY, weights, seen)
+        exact = np.exp(truth["logits"]) / np.exp(truth["logits"]).sum(axis=1, keepdims=True)
+        guesses = classify(paths, load_onnx(path), timm, top=3)
+        found = np.array([[guess.probability for guess in each] for each in guesses])
+        assert [each[0].index for each in guesses] == exact.argmax(axis=1).tolist()
+        off = rms(np.log(found) - np.log(-np.sort(-exact, axis=1)))
+        assert off <= allowed_in_log_softmax(tolerance["logits"], TINY.classes)
 
 
 def test_what_is_no_photo_is_refused(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ from mixer_converters.onnx_products import int8_columns
 from mixer_onnxruntime import load_onnx
 from mixer_spec import FileError, InputError, ModelSpec, WeightsError, ablations, families
 from mixer_spec.layers import Affine
-from mixer_spec.reference import Arithmetic, Shuffled, forward
+from mixer_spec.reference import forward
+from tests.float32_noise import rms, truth_and_tolerance
 
 Array = NDArray[Any]
 
@@ -95,17 +96,12 @@ def serialised(name: str, key: str) -> bytes:
 
 @functools.cache
 def truth(name: str) -> tuple[Array, float]:
-    """The logits of eight inputs in float64, and the worst noise of three float32 runs."""
+    """The logits of eight inputs in float64, and how far a float32 implementation may be off."""
     spec = SPECS[name]
-    weights, inputs = conformance_weights(spec), conformance_inputs(spec, 8)
-    exact = forward(spec, weights, inputs)["logits"]
-    runs = [Arithmetic(np.float32), Shuffled(0), Shuffled(1)]
-    noise = [forward(spec, weights, inputs, arithmetic=a)["logits"] - exact for a in runs]
-    return exact, max(rms(each) for each in noise)
-
-
-def rms(array: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(array))))
+    exact, tolerance = truth_and_tolerance(
+        spec, conformance_weights(spec), conformance_inputs(spec, 8)
+    )
+    return exact["logits"], tolerance["logits"]
 
 
 def onnxruntime_with(level: str) -> Callable[[bytes, Array], Array]:
@@ -142,11 +138,11 @@ RUNTIMES: dict[str, Callable[[bytes, Array], Array]] = {
 
 
 def is_close(found: Array, name: str, form: Form) -> bool:
-    exact, noise = truth(name)
+    exact, tolerance = truth(name)
     error = rms(found - exact)
     if form.int8:
         return 20 * np.log10(rms(exact) / error) >= LEAST_SQNR
-    return error <= 4 * noise * ROUNDOFF[form.precision]
+    return error <= tolerance * ROUNDOFF[form.precision]
 
 
 def runs(runtime: str, form: Form) -> bool:
@@ -277,7 +273,11 @@ def test_the_cost_of_eight_bits_is_by_stage() -> None:
     assert list(cost.sqnr) == list(spec.taps)
     assert cost.sqnr["stem"] == np.inf  # the stem is the same float32 product
     assert 20 < cost.sqnr["logits"] < 60
-    assert cost.equal_top1 > 0.85
+    exact = forward(spec, weights, inputs)["logits"]
+    second, best = np.sort(exact, axis=1)[:, -2:].T
+    error = rms(exact) * 10 ** (-cost.sqnr["logits"] / 20)
+    # Classes change where the best two are within two standard deviations of their difference.
+    assert cost.equal_top1 >= 1 - (best - second < 2 * 2**0.5 * error).mean()
     narrow = {k: Range(r.low / 8, r.high / 8) for k, r in ranges_of("mixer").items()}
     bad = measure_cost(spec, weights, Form(int8="static", ranges=narrow), inputs)
     assert bad.sqnr["logits"] < cost.sqnr["logits"] - 6

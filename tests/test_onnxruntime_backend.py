@@ -20,55 +20,19 @@ from mixer_spec import (
     ModelSpec,
     UnknownNameError,
     WeightsError,
-    ablations,
     families,
     layers,
     load_backend,
 )
-from mixer_spec.layers import Affine, LayerNorm
-from mixer_spec.reference import Arithmetic, Shuffled, forward
-from mixer_spec.shapes import TokenIds, Vectors
-
-_SIZES: dict[str, Any] = {"image_size": (12, 8), "patch": 4, "channels": 24, "depth": 2}
-
-_HIDDEN: dict[str, Any] = {"token_hidden": 7, "channel_hidden": 40, "classes": 10}
+from tests.float32_noise import rms, truth_and_tolerance
+from tests.small_models import HIDDEN, SMALL, SMALL_MODELS
 
 SPECS = {
-    "mixer": families.mixer(**_SIZES, token_hidden=7, channel_hidden=40, classes=10),
-    "one_class": families.mixer(
-        **_SIZES, token_hidden=11, channel_hidden=40, classes=1, gelu="none"
-    ),
-    "no_blocks": families.mixer(
-        **(_SIZES | {"depth": 0}), token_hidden=7, channel_hidden=40, classes=10
-    ),
-    "one_token": families.resmlp(image_size=4, patch=4, channels=24, depth=2, classes=10),
-    "resmlp": families.resmlp(**_SIZES, classes=10),
-    "gmlp": families.gmlp(**_SIZES, classes=10),
-    "gmixer": families.gmixer(**_SIZES, token_hidden=10, channel_hidden=28, classes=10),
-    "vit": families.vit(**_SIZES, heads=3, channel_hidden=40, classes=10),
-    "vit_mean": families.vit(**_SIZES, heads=3, channel_hidden=40, classes=10, pool="mean"),
-    "feed_forward": families.feed_forward(**_SIZES, classes=10),
-    "untied": ablations.mixer_untied(**_SIZES, **_HIDDEN),
-    "grouped": ablations.mixer_grouped(**_SIZES, **_HIDDEN, groups=2, views=False),
-    "views": ablations.mixer_grouped(**_SIZES, **_HIDDEN, groups=4, views=True),
-    "pyramid": ablations.mixer_pyramid(
-        image_size=(12, 8), patch=4, channels=24, depths=(1, 2), shrink=2, **_HIDDEN
-    ),
-    "resmlp_mlp": ablations.resmlp_ablation(**_SIZES, classes=10, mixing="mlp", norm=Affine()),
-    "resmlp_conv": ablations.resmlp_ablation(
-        **_SIZES, classes=10, mixing="conv", norm=LayerNorm(epsilon=1e-6)
-    ),
-    "resmlp_separable": ablations.resmlp_ablation(
-        **_SIZES, classes=10, mixing="separable_conv", norm=Affine()
-    ),
-    "words": families.sequence_mixer(
-        input=TokenIds(tokens=6, vocabulary=11), channels=24, depth=2, **_HIDDEN
-    ),
-    "vectors": families.sequence_mixer(
-        input=Vectors(tokens=6, channels=5), channels=24, depth=2, **_HIDDEN
-    ),
+    **SMALL_MODELS,
+    "one class": families.mixer(**{**SMALL, "classes": 1}, **HIDDEN),
+    "no blocks": families.mixer(**{**SMALL, "depth": 0}, **HIDDEN),
+    "one token": families.resmlp(**{**SMALL, "image_size": 4}),
 }
-
 MIXER = SPECS["mixer"]
 
 
@@ -77,30 +41,21 @@ def loaded(name: str) -> OnnxRuntimeModel:
     return OnnxRuntimeBackend().load(SPECS[name], conformance_weights(SPECS[name]))
 
 
-def rms(array: NDArray[Any]) -> float:
-    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
-
-
 @functools.cache
-def truth_and_noise(spec: ModelSpec) -> tuple[Mapping[str, NDArray[Any]], dict[str, float]]:
-    """Every tap of eight inputs in float64, and the rms error of float32 with shuffled sums.
-
-    One input is too few for the noise of a single logit.
-    """
-    weights, inputs = conformance_weights(spec), conformance_inputs(spec, 8)
-    truth = forward(spec, weights, inputs, spec.taps)
-    yardsticks = [Arithmetic(np.float32), Shuffled(0), Shuffled(1)]
-    samples = [forward(spec, weights, inputs, spec.taps, arithmetic=a) for a in yardsticks]
-    return truth, {tap: max(rms(s[tap] - truth[tap]) for s in samples) for tap in spec.taps}
+def judged_by(spec: ModelSpec) -> tuple[Mapping[str, NDArray[Any]], dict[str, float]]:
+    """Every tap of eight inputs in float64, and how far float32 may be from it."""
+    return truth_and_tolerance(
+        spec, conformance_weights(spec), conformance_inputs(spec, 8), spec.taps
+    )
 
 
 def assert_close(spec: ModelSpec, found: Mapping[str, NDArray[Any]], batch: int) -> None:
-    """The first inputs' taps are within four times the noise."""
-    truth, noise = truth_and_noise(spec)
+    """The first inputs' taps are within the tolerance."""
+    truth, tolerance = judged_by(spec)
     for tap, array in found.items():
         expected = truth[tap][:batch]
         assert array.shape == expected.shape
-        assert rms(array - expected) <= 4 * noise[tap], tap
+        assert rms(array - expected) <= tolerance[tap], tap
 
 
 def test_the_specs_here_have_every_layer_kind() -> None:
@@ -121,7 +76,7 @@ def test_every_tap_of_every_family_is_within_float32_noise(name: str, batch: int
 
 def test_the_comparison_sees_another_function() -> None:
     """The negative control: ONNX Runtime runs erf where the spec says tanh."""
-    erf = families.mixer(**_SIZES, token_hidden=7, channel_hidden=40, classes=10, gelu="none")
+    erf = SMALL_MODELS["mixer with erf"]
     images = conformance_inputs(MIXER, 8)[:3]
     other = OnnxRuntimeBackend().load(erf, conformance_weights(MIXER)).forward(images, MIXER.taps)
     with pytest.raises(AssertionError, match=r"blocks\.0\.token_mixing"):
@@ -226,8 +181,8 @@ VECTORS = np.zeros((2, 6, 5), np.float32)
 @pytest.mark.parametrize(
     ("name", "inputs", "message"),
     [
-        ("words", IDS + 11, "ids outside of the vocabulary; expected 0 to 10, got 11 to 11"),
-        ("words", IDS - 1, "ids outside of the vocabulary; expected 0 to 10, got -1 to -1"),
+        ("words", IDS + 30, "ids outside of the vocabulary; expected 0 to 29, got 30 to 30"),
+        ("words", IDS - 1, "ids outside of the vocabulary; expected 0 to 29, got -1 to -1"),
         ("words", IDS.astype(np.uint64) + 2**63, "ids outside of the vocabulary"),
         ("words", IDS.astype(np.float32), r"expected whole numbers \(int64\), got float32"),
         ("words", IDS.astype(bool), "got bool"),
@@ -256,5 +211,5 @@ def test_a_profile_that_it_does_not_claim_is_refused() -> None:
 def test_weights_that_do_not_fit_are_refused_when_loading() -> None:
     weights = dict(conformance_weights(MIXER))
     del weights["norm.bias"]
-    with pytest.raises(WeightsError, match=r"- norm\.bias \[24\] \(missing\)"):
+    with pytest.raises(WeightsError, match=r"- norm\.bias \[12\] \(missing\)"):
         OnnxRuntimeBackend().load(MIXER, weights)

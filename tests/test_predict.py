@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from typer.testing import CliRunner
 
+from mixer_converters import convert, save_pretrained
 from mixer_converters.canonical import load, save
 from mixer_converters.onnx_export import export_onnx
 from mixer_converters.predict import classify, load_model, predict
@@ -18,6 +19,7 @@ from mixer_spec import FileError, InputError, UnknownNameError, WeightsError, fa
 from mixer_spec.preprocess import PIPELINES, preprocess
 from mixer_spec.shapes import TokenIds, Vectors
 from mixer_spec.weights import initial
+from tests.float32_noise import allowed_in_log_softmax, rms, truth_and_tolerance
 
 SPEC = families.mixer(
     image_size=16, patch=4, channels=8, depth=1, token_hidden=5, channel_hidden=12, classes=7
@@ -78,13 +80,16 @@ def test_every_file_and_backend_gives_the_references_probabilities(folder, model
     assert answer["model"] == str(folder / model)
     assert answer["backend"] == backend
     assert [entry["image"] for entry in answer["predictions"]] == [str(p) for p in photos]
+    pixels = np.stack([preprocess(photo, PIPELINE, 16) for photo in photos])
+    _, tolerance = truth_and_tolerance(SPEC, _weights(), pixels)
+    allowed = allowed_in_log_softmax(tolerance["logits"], SPEC.classes)
     for photo, entry in zip(photos, answer["predictions"], strict=True):
         exact = expected(photo)
         order = np.argsort(-exact)
         assert [guess["class"] for guess in entry["top"]] == order.tolist()
         assert [guess["label"] for guess in entry["top"]] == [LABELS[i] for i in order]
         probabilities = [guess["probability"] for guess in entry["top"]]
-        np.testing.assert_allclose(probabilities, exact[order], rtol=1e-5)
+        assert rms(np.log(probabilities) - np.log(exact[order])) <= allowed
         assert sum(probabilities) == pytest.approx(1)
 
 
@@ -204,9 +209,34 @@ def test_a_missing_model_is_refused(folder, name):
     assert "there is no such file" in text
 
 
-def test_a_model_of_another_format_is_refused(folder):
-    text = refusal(FileError, folder / "china.png", "--model", folder / "model.bin")
-    assert "expected .safetensors or .onnx, got 'model.bin'" in text
+def test_what_is_no_model_is_refused(folder, tmp_path):
+    (tmp_path / "model.bin").write_text("a note")
+    text = refusal(FileError, folder / "china.png", "--model", tmp_path / "model.bin")
+    assert "is of no known kind" in text
+
+
+@pytest.mark.parametrize("name", ["a.npz", "hub"])
+def test_models_of_any_layout_and_folders_are_run(folder, tmp_path, name):
+    if name == "hub":
+        options: Any = {"preprocessing": PIPELINE, "labels": LABELS}
+        save_pretrained(tmp_path / name, SPEC, _weights(), **options)
+    else:
+        convert(folder / "model.safetensors", tmp_path / name)
+    answers = [
+        json.loads(
+            run(folder / "china.png", "--model", model, "--backend", "torch", "--json").stdout
+        )
+        for model in (tmp_path / name, folder / "model.safetensors")
+    ]
+    assert answers[0]["predictions"] == answers[1]["predictions"]
+
+
+def test_a_model_whose_weights_changed_since_is_refused(folder, tmp_path):
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-2] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    text = refusal(FileError, folder / "china.png", "--model", tmp_path / "model.safetensors")
+    assert "its weights are not those it was written with" in text
 
 
 def test_a_model_of_grey_images_is_refused(folder, tmp_path):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -37,6 +38,7 @@ SPEC = families.mixer(
 )
 KINDS = {"safetensors": "canonical", "npz": "google", "pth": "timm", "msgpack": "google"}
 KINDS |= {"h5": "kecam", "onnx": "onnx"}
+ZIPS = ("npz", "pth")
 SHARES = {"h5": 0.08, "onnx": 0.08}  # of the cases; the others take more, as they are ours alone
 
 
@@ -84,6 +86,21 @@ def mutated(data: bytes, generator: np.random.Generator) -> bytes:
     return bytes(found)
 
 
+def mutated_inside(data: bytes, generator: np.random.Generator) -> bytes:
+    """A zip with wounds in one member, whose checksum is right: what only the reader can notice."""
+    made = io.BytesIO()
+    packing = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[generator.integers(2)]
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(made, "w", packing) as new:
+        names = old.namelist()
+        pickles = [name for name in names if name.endswith("data.pkl")]
+        chosen = pickles if pickles and generator.integers(2) else names
+        victim = chosen[generator.integers(len(chosen))]
+        for name in names:
+            content = old.read(name)
+            new.writestr(name, mutated(content, generator) if name == victim else content)
+    return made.getvalue()
+
+
 def read_everything(path: Path) -> None:
     """What any command does with a file: names, shapes, every value, and the model."""
     for tensor in containers.read(path).tensors.values():
@@ -100,7 +117,8 @@ def test_a_mutated_file_is_an_error_of_ours_or_still_a_file(
     path, refused = tmp_path / f"mutated.{kind}", 0
     count = max(20, int(CASES * share))
     for case in range(count):
-        path.write_bytes(mutated(originals[kind], generator))
+        inside = kind in ZIPS and case % 2
+        path.write_bytes((mutated_inside if inside else mutated)(originals[kind], generator))
         try:
             read_everything(path)
         except MixerSpecError:
@@ -245,6 +263,43 @@ def test_a_zip_bomb_is_refused_by_what_it_declares(tmp_path: Path) -> None:
         read_everything(path)
     assert peak_memory() - before < MOST_MEMORY
     assert time.monotonic() - begin < 60  # it would take far longer to inflate than to refuse
+
+
+def test_a_zip_whose_members_are_the_same_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "quine.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("0.npy", npy((4096,), body=bytes(4 * 4096)))
+        for number in range(1, 3):
+            again = copy.copy(archive.filelist[0])
+            again.filename = f"{number}.npy"
+            archive.filelist.append(again)
+    with pytest.raises(FileError, match="its members overlap"):
+        read_everything(path)
+
+
+def orbax_folder(path: Path, key: str, shape: list[int]) -> None:
+    """A checkpoint of one array without values, by hand."""
+    entry = {"key_metadata": [{"key": key}], "value_metadata": {"value_type": "jax.Array"}}
+    tree = {"tree_metadata": {"a": entry}, "use_ocdbt": False}
+    zarr = {"zarr_format": 2, "shape": shape, "chunks": [1024] * len(shape), "dtype": "<f4"}
+    zarr |= {"compressor": None, "fill_value": None, "order": "C", "filters": None}
+    (path / key).mkdir(parents=True)
+    (path / key / ".zarray").write_text(json.dumps(zarr))
+    (path / "_METADATA").write_text(json.dumps(tree))
+
+
+def test_orbax_that_declares_absurd_sizes_or_leaves_its_folder_is_refused(tmp_path: Path) -> None:
+    orbax_folder(tmp_path / "sound", "a", [4, 4])
+    assert containers.read(tmp_path / "sound").tensors["a"].shape == (4, 4)
+    orbax_folder(tmp_path / "absurd", "a", [2**30, 2**20])
+    with pytest.raises(FileError, match="declares absurd sizes"):
+        read_everything(tmp_path / "absurd")
+    for key in ("..", "../sound/a", "/etc"):
+        (tmp_path / "absurd" / "_METADATA").write_text(
+            (tmp_path / "sound" / "_METADATA").read_text().replace('"key": "a"', f'"key": "{key}"')
+        )
+        with pytest.raises(FileError, match="odd keys"):
+            read_everything(tmp_path / "absurd")
 
 
 def test_shapes_without_values_are_refused(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_page_that_cannot_be_written_is_bad_input(run: Run, tmp_path: Path) ->
         *("--html", str(tmp_path / "nowhere" / "a.html")),
     )
     assert told.code == 2
-    assert "nowhere/a.html: cannot be written" in told.err
+    assert "nowhere/a.html: there is no folder" in told.err
 
 
 def test_a_bad_file_is_bad_input(run: Run, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from mixer_spec.surgery import raise_resolution
 from mixer_spec.weights import validate
 
 Array = np.ndarray[Any, Any]
-TOLERANCE = 1e-12
+TOLERANCE = 1e3 * 2.0**-53  # float64, and as many roundings as a thousand additions have
 
 HEIGHT, WIDTH, PATCH = 8, 12, 4
 GRID = (HEIGHT // PATCH, WIDTH // PATCH)

@@ -133,7 +133,9 @@ def _of_variant(name: str, *, image_size: str | None, classes: int | None) -> _M
 def _open(name: str) -> _Model:
     from mixer_spec.model_files import read_model
 
-    file = read_model(Path(name))
+    with progress() as show:
+        show(f"reading {name}")
+        file = read_model(Path(name))
     return name, file.spec, file.weights
 
 
@@ -174,8 +176,9 @@ def _compare(
 
     from .compare import compare
 
-    first, second = read_model(Path(one)), read_model(Path(other))
     with progress() as show:
+        show(f"reading {one} and {other}")
+        first, second = read_model(Path(one)), read_model(Path(other))
         return compare(
             first, second, backends, names=(one, other), seed=seed, batch=batch, progress=show
         )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from mixer_spec import BackendInfo
+from mixer_spec.atomic import replacing
 from mixer_spec.backend import Profile
-from mixer_spec.errors import FileError
 from mixer_spec.model import SPEC_VERSION
 
 from .cases import CASES, Effort
@@ -258,15 +258,10 @@ def _cell(text: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write one of these beside its place and move it there, so that no half file is ever read.
+    """Write one of these as a whole.
 
     Raises:
-        FileError: if the operating system refuses.
+        FileError: if the operating system refuses, or there is no such folder.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise FileError(str(path), f"cannot be written; got: {error.strerror}") from error
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

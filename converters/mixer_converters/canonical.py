@@ -6,35 +6,28 @@ names. Reading maps the file into memory, so that loading costs nothing until a 
 
 from __future__ import annotations
 
-import json
-import mmap
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
+from mixer_spec.atomic import replacing
 from mixer_spec.errors import FileError, WeightsError
+from mixer_spec.memory import little_endian
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
 from mixer_spec.weights import Weights, digest, validate
 
-from .atomic import replacing
+from .containers import safetensors
+from .containers.contents import BFLOAT16, in_memory
 from .metadata import Metadata
 
-_DTYPES: Mapping[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-"""What safetensors calls the dtypes that weights may have."""
+_DTYPES = frozenset(map(np.dtype, ("<f8", "<f4", "<f2", BFLOAT16)))
+"""What weights may be stored in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -107,7 +100,14 @@ def save(
         ('cat', 'dog')
     """
     validate(spec, weights)
-    stored = {name: _as_stored(name, array) for name, array in weights.items()}
+    stored = {name: little_endian(array) for name, array in weights.items()}
+    odd = {name: array.dtype for name, array in stored.items() if array.dtype not in _DTYPES}
+    if odd:
+        expected = "float64, float32, float16 or bfloat16"
+        raise WeightsError(
+            "weights",
+            [f"{name} cannot be stored; expected {expected}, got {odd[name]}" for name in odd],
+        )
     metadata = Metadata(
         spec=spec,
         weights_digest=digest(stored),
@@ -117,10 +117,8 @@ def save(
         provenance=provenance or {},
     )
     with replacing(path) as temporary:
-        try:
-            safetensors.numpy.save_file(stored, temporary, metadata.to_strings())
-        except safetensors.SafetensorError as error:
-            raise OSError(str(error)) from error
+        tensors = {name: in_memory(array) for name, array in stored.items()}
+        safetensors.write(temporary, tensors, metadata.to_strings())
         _compare(load(temporary).weights, stored, str(path))
     return metadata.weights_digest
 
@@ -135,69 +133,11 @@ def load(path: str | os.PathLike[str]) -> CanonicalFile:
         WeightsError: if its tensors do not fit its spec.
     """
     path = Path(path)
-    memory, begin = _map(path)
-    header = json.loads(memory[8:begin])
-    metadata = Metadata.from_strings(header.pop("__metadata__", {}), str(path))
-    odd = {name: entry["dtype"] for name, entry in header.items() if entry["dtype"] not in _DTYPES}
-    if odd:
-        expected = ", ".join(_DTYPES)
-        raise WeightsError(
-            str(path),
-            [f"+ {name} {dtype} (expected one of {expected})" for name, dtype in odd.items()],
-        )
-    offsets = {name: begin + entry["data_offsets"][0] for name, entry in header.items()}
-    weights = {
-        name: _view(memory, offsets[name], _DTYPES[entry["dtype"]], tuple(entry["shape"]))
-        for name, entry in header.items()
-    }
+    contents = safetensors.read(path)
+    metadata = Metadata.from_strings(contents.metadata, str(path))
+    weights = {name: tensor.read() for name, tensor in contents.tensors.items()}
     validate(metadata.spec, weights, where=str(path))
-    return CanonicalFile(**metadata.fields(), path=path, weights=weights, offsets=offsets)
-
-
-def _map(path: Path) -> tuple[mmap.mmap, int]:
-    """The file in memory, and where its header ends, once safetensors found header and size sound.
-
-    The map is private: arrays on it are writeable, as torch wants them, and the file never
-    changes. Arrays keep the map alive; the map needs no open file, and no name.
-    """
-    where = str(path)
-    try:
-        with safetensors.safe_open(path, framework="numpy"), path.open("rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except FileNotFoundError:
-        raise FileError(where, "there is no such file; expected a safetensors file") from None
-    except OSError as error:
-        raise FileError(where, f"could not be read; got: {error}") from error
-    except safetensors.SafetensorError as error:
-        raise FileError(
-            where,
-            "is not a whole safetensors file; expected header and tensors to fit its "
-            f"{path.stat().st_size} bytes, got: {error}; get the file again, or make one of a file "
-            "of another layout with `mixer-spec convert`",
-        ) from None
-    return memory, 8 + int.from_bytes(memory[:8], "little")
-
-
-def _view(
-    memory: mmap.mmap, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> NDArray[Any]:
-    """A tensor in place; a copy only where a foreign writer left it unaligned."""
-    array: NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
-    return array if array.flags.aligned else array.copy()
-
-
-def _as_stored(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """``array`` as safetensors needs it: little-endian, its values in a row.
-
-    safetensors 0.8.0 writes other bytes for an array that is not C-contiguous, without an error.
-    """
-    stored = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    if stored.dtype not in _DTYPES.values():
-        expected = "float64, float32, float16 or bfloat16"
-        raise WeightsError(
-            "weights", f"{name} cannot be stored; expected {expected}, got {array.dtype}"
-        )
-    return stored
+    return CanonicalFile(**metadata.fields(), path=path, weights=weights, offsets=contents.offsets)
 
 
 def _compare(written: Weights, given: Weights, where: str) -> None:
@@ -211,7 +151,7 @@ def _compare(written: Weights, given: Weights, where: str) -> None:
         raise FileError(
             where,
             f"did not read back as it was written; expected the same bytes, got others in {other}; "
-            "the old file is untouched: check the disk and the version of safetensors",
+            "the old file is untouched: check the disk",
         )
 
 

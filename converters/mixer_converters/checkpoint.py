@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mixer_spec.blocks import GeluForm
 from mixer_spec.errors import FileError, SpecError
-from mixer_spec.layers import Gelu
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
 from mixer_spec.shapes import ImageSize
@@ -22,16 +22,17 @@ from mixer_spec.weights import Weights, digest
 
 from . import containers
 from .containers import Contents
+from .containers.contents import in_memory
 from .containers.huggingface import preprocessing_of
-from .layouts import Layout
 from .layouts.infer import infer_spec, variant_of
+from .lazy import Each
 from .match import Match, MatchedWeights, canonical_shapes, find_match
 from .metadata import PREFIX, Metadata
-from .provenance import Published, find_published
-from .semantics import NEUTRAL, Semantics
+from .provenance import find_published
+from .semantics import NEUTRAL
+from .trained_as import refuse_others, trained_semantics
 
-GeluForm = Literal["tanh", "none"]
-
+_NO_PREPROCESSING = "preprocessing unknown: the layout does not say it; --preprocessing does"
 _RAISED = "resolution raised by the paper's block-diagonal form, exact on every sub-image"
 _INTERPOLATED = "resolution interpolated, which is approximate; fine-tune before use"
 
@@ -75,6 +76,20 @@ class Checkpoint:
         return self.tensors[self.match.key(name)].dtype
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, without reading them."""
+        return sum(self.tensors[key].nbytes for key in self.match.keys.values())
+
+    def watched(self, progress: Callable[[int], object]) -> Checkpoint:
+        """The same; ``progress`` is told the bytes of each weight that is asked for."""
+
+        def tell(array: NDArray[Any]) -> NDArray[Any]:
+            progress(array.nbytes)
+            return array
+
+        return dataclasses.replace(self, weights=Each(self.weights, tell))
+
+    @property
     def weights_digest(self) -> str:
         """The digest of the weights, which no layout enters; reads every byte.
 
@@ -89,6 +104,15 @@ class Checkpoint:
                 f"{self.stated_digest}, got {found}; get the file again",
             )
         return found
+
+    def check_digest(self) -> None:
+        """Read every byte, and compare with what the file says that the digest of its weights is.
+
+        Raises:
+            FileError: if it is another.
+        """
+        if self.stated_digest is not None:
+            assert self.weights_digest == self.stated_digest
 
 
 def load(
@@ -113,13 +137,16 @@ def load(
     Raises:
         FileError: if it is damaged, of no known layout, or would have to execute something.
         SpecError: if its shapes make no model, or something has to be said.
+        InputError: if something else is said than the file itself says.
         MissingExtraError: if the package that reads it is not installed.
     """
     path = Path(path)
     contents = containers.read(path)
     where = str(path)
     if f"{PREFIX}format_version" in contents.metadata:
-        return _with_metadata(path, contents, Metadata.from_strings(contents.metadata, where))
+        found = _with_metadata(path, contents, Metadata.from_strings(contents.metadata, where))
+        refuse_others(found.spec, gelu, epsilon, image_size, heads, where)
+        return found
     match = find_match(contents.tensors, None, where)
     shapes = canonical_shapes(match, contents.tensors, where)
     spec = infer_spec(shapes, NEUTRAL, where=where, image_size=image_size, heads=heads)
@@ -129,7 +156,9 @@ def load(
         published.classes,
     ):
         published = None  # a name that somebody gave to other weights
-    semantics, notes = _semantics(spec, match.layout, published, contents, gelu, epsilon, where)
+    semantics, notes = trained_semantics(
+        spec, match.layout, published, contents, gelu, epsilon, where
+    )
     if match.prefix:
         notes.append(f"taken off the names: {match.prefix}")
     if match.ignored:
@@ -138,7 +167,7 @@ def load(
         notes.append(f"a square image of {spec.input.shape[0]} pixels, as its tokens make a square")
     preprocessing = published.preprocessing if published else preprocessing_of(contents.config)
     if preprocessing is None:
-        notes.append("preprocessing unknown: the layout does not say it")
+        notes.append(_NO_PREPROCESSING)
     return Checkpoint(
         path=path,
         container=contents.container,
@@ -155,8 +184,48 @@ def load(
     )
 
 
+def load_weights(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a file for its weights alone: its GELU may stay unknown, and the spec then has any.
+
+    Raises:
+        FileError: if it is damaged, of no known layout, or would have to execute something.
+        SpecError: if its shapes make no model.
+        MissingExtraError: if the package that reads it is not installed.
+    """
+    try:
+        return load(path)
+    except SpecError:
+        return load(path, gelu="none")
+
+
+def described(
+    checkpoint: Checkpoint,
+    *,
+    preprocessing: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
+) -> Checkpoint:
+    """The same with what somebody knows of it and its file does not say, or says otherwise.
+
+    Args:
+        checkpoint: the model.
+        preprocessing: how a photo becomes the pixels that the weights expect.
+        labels: the name of each class, in the order of the logits.
+    """
+    notes = [note for note in checkpoint.notes if not (preprocessing and note == _NO_PREPROCESSING)]
+    return dataclasses.replace(
+        checkpoint,
+        preprocessing=preprocessing or checkpoint.preprocessing,
+        labels=labels or checkpoint.labels,
+        notes=tuple(notes),
+    )
+
+
 def at_resolution(
-    checkpoint: Checkpoint, image_size: ImageSize, *, interpolate: bool = False
+    checkpoint: Checkpoint,
+    image_size: ImageSize,
+    *,
+    interpolate: bool = False,
+    where: str = "image_size",
 ) -> Checkpoint:
     """The model for images of another size; see ``mixer_spec.surgery``.
 
@@ -164,17 +233,17 @@ def at_resolution(
         checkpoint: the model.
         image_size: pixels of a side, or ``(height, width)``.
         interpolate: to any size, approximately; else to whole multiples, exactly.
+        where: what asked for the new size, for the message.
 
     Raises:
         SpecError: if the factors are not whole, or a layer cannot be raised; or, to interpolate,
             if the patch does not divide the image.
     """
     change = interpolate_resolution if interpolate else raise_resolution
-    spec, weights = change(checkpoint.spec, dict(checkpoint.weights), image_size=image_size)
-    tensors = {
-        name: containers.Stored(array.shape, array.dtype, functools.partial(np.asarray, array))
-        for name, array in weights.items()
-    }
+    spec, weights = change(
+        checkpoint.spec, dict(checkpoint.weights), image_size=image_size, where=where
+    )
+    tensors = {name: in_memory(array) for name, array in weights.items()}
     return dataclasses.replace(
         checkpoint,
         spec=spec,
@@ -218,54 +287,3 @@ def _with_metadata(path: Path, contents: Contents, metadata: Metadata) -> Checkp
         stated_digest=metadata.weights_digest,
         tensors=contents.tensors,
     )
-
-
-def _semantics(
-    spec: ModelSpec,
-    layout: Layout | None,
-    published: Published | None,
-    contents: Contents,
-    gelu: GeluForm | None,
-    epsilon: float | None,
-    where: str,
-) -> tuple[Semantics, list[str]]:
-    """The function that the weights were trained with, and how that is known."""
-    candidates = layout.trained if layout else (NEUTRAL,)
-    reason = layout.because if layout else "canonical names do not say it"
-    chosen = candidates[0]
-    matters = any(isinstance(node.layer, Gelu) for node in spec.nodes())
-    told = _told_by_config(contents.config)
-    if gelu is not None:
-        chosen = _of_form(candidates, gelu)
-        reason = "as you said"
-    elif published is not None:
-        chosen = _of_form(candidates, published.gelu)
-        reason = f"published as {published.name}, {published.source}"
-    elif told is not None:
-        chosen = _of_form(candidates, told)
-        reason = "config.json has it among the model's arguments"
-    elif matters and (layout is None or len({c.gelu for c in candidates}) > 1):
-        raise SpecError(
-            where,
-            f"nothing in it says which GELU it was trained with: {reason}; expected gelu='tanh' "
-            "(Google's JAX code) or 'none' (erf; PyTorch's default), got nothing; say it to "
-            "`mixer-spec convert`, with --gelu tanh or --gelu none",
-        )
-    if epsilon is not None:
-        chosen = Semantics(gelu=chosen.gelu, epsilon=epsilon, gate_epsilon=epsilon)
-        reason += "; epsilon as you said"
-    return chosen, [f"trained with {chosen}: {reason}"]
-
-
-def _of_form(candidates: tuple[Semantics, ...], gelu: GeluForm) -> Semantics:
-    """The candidate of that GELU; if there is none, the first with that GELU put in."""
-    first = candidates[0]
-    changed = Semantics(gelu=gelu, epsilon=first.epsilon, gate_epsilon=first.gate_epsilon)
-    return next((c for c in candidates if c.gelu == gelu), changed)
-
-
-def _told_by_config(config: Mapping[str, Any]) -> GeluForm | None:
-    arguments = config.get("model_args")
-    layer = arguments.get("act_layer") if isinstance(arguments, Mapping) else None
-    forms: dict[Any, GeluForm] = {"gelu_tanh": "tanh", "gelu": "none"}
-    return forms.get(layer) if isinstance(layer, str) else None

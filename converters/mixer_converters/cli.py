@@ -12,13 +12,15 @@ import typer
 from rich.markup import escape
 
 import mixer_spec
+from mixer_spec.atomic import check_target, is_there
 from mixer_spec.commands.architecture import find_architecture
 from mixer_spec.commands.options import ImageSize, VariantName
 from mixer_spec.commands.output import Json, console, print_json
 from mixer_spec.errors import FileError
 
-from .atomic import check_target, is_there
-
+Labels = Annotated[
+    Path | None, typer.Option(help="Names of the classes: a line each, or a JSON list.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there already.")]
 
 
@@ -30,9 +32,7 @@ def init(
     classes: Annotated[
         int | None, typer.Option(help="Number of logits. Default: one for each label, or 1000.")
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Names of the classes: a line each, or a JSON list.")
-    ] = None,
+    labels: Labels = None,
     force: Force = False,
     json: Json = False,
 ) -> None:

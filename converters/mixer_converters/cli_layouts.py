@@ -5,16 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
 from mixer_spec.commands.architecture import parse_image_size
+from mixer_spec.commands.options import Pipeline
 from mixer_spec.commands.output import Json, console, print_json, table
 from mixer_spec.errors import InputError
+
+from .cli import Labels, read_labels, status
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .inspection import Tensor
 
 File = Annotated[Path, typer.Argument(help="A file or folder of weights, of any layout.")]
 Gelu = Annotated[
@@ -48,6 +56,8 @@ def convert(
         bool, typer.Option("--interpolate", help="To any --resolution, but approximately.")
     ] = False,
     heads: Annotated[int | None, typer.Option(help="Of a ViT of unpublished size.")] = None,
+    preprocessing: Pipeline = None,
+    labels: Labels = None,
     mapping: Annotated[
         bool, typer.Option("--mapping", help="Print where every tensor went.")
     ] = False,
@@ -57,19 +67,26 @@ def convert(
     json: Json = False,
 ) -> None:
     """Turn weights of any layout into any other, bit for bit."""
-    from .checkpoint import at_resolution, load
+    from mixer_spec.preprocess import pipeline
+
+    from .checkpoint import at_resolution, described, load
     from .convert import convert as convert_file
 
     size = None if image_size is None else parse_image_size(image_size)
     checkpoint = load(source, gelu=gelu, epsilon=epsilon, image_size=size, heads=heads)
+    checkpoint = described(
+        checkpoint,
+        preprocessing=None if preprocessing is None else pipeline(preprocessing),
+        labels=None if labels is None else read_labels(labels),
+    )
     if resolution is not None:
+        new_size = parse_image_size(resolution, "--resolution")
         checkpoint = at_resolution(
-            checkpoint, parse_image_size(resolution, "--resolution"), interpolate=interpolate
+            checkpoint, new_size, interpolate=interpolate, where="--resolution"
         )
     elif interpolate:
         raise InputError("--interpolate", "goes with --resolution, as in `--resolution 384`")
-    total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    with _progress(f"writing {target}", total) as advance:
+    with _progress(f"writing {target}", checkpoint.nbytes) as advance:
         done = convert_file(
             checkpoint, target, to=to, dtype=dtype, overwrite=force, progress=advance
         )
@@ -108,7 +125,8 @@ def inspect(file: File, json: Json = False) -> None:
     """Show what a file of weights is: layout, variant, tensors, statistics."""
     from .inspection import inspect as inspect_file
 
-    found = inspect_file(file)
+    with status(f"reading {file}"):
+        found = inspect_file(file)
     checkpoint = found.checkpoint
     facts: dict[str, Any] = {
         "path": str(file),
@@ -127,26 +145,34 @@ def inspect(file: File, json: Json = False) -> None:
         print_json(facts | {"tensors": [dataclasses.asdict(tensor) for tensor in found.tensors]})
         return
     out = console()
-    numbers = ("min", "max", "mean", "deviation", "not finite")
-    shown = table("tensor", "canonical", "shape", "dtype", *numbers, right=numbers)
-    for tensor in found.tensors:
-        values = (tensor.minimum, tensor.maximum, tensor.mean, tensor.deviation)
-        shown.add_row(
-            escape(tensor.name),
-            ", ".join(tensor.canonical),
-            "x".join(map(str, tensor.shape)),
-            tensor.dtype,
-            *("" if value is None else f"{value:.4g}" for value in values),
-            str(tensor.odd or ""),
-        )
-    out.print(shown, "")
+    out.print(_tensors(found.tensors), "")
     for key, value in facts.items():
         if key not in ("notes", "problem", "provenance") and value is not None:
             text = f"{value:,}" if isinstance(value, int) else str(value)
-            out.print(f"{key:<10} {escape(text)}", soft_wrap=True)
+            out.print(f"{key:<12} {escape(text)}", soft_wrap=True)
     for key, value in facts["provenance"].items():
-        out.print(f"{key:<10} {escape(value)}", soft_wrap=True)
+        out.print(f"{key:<12} {escape(value)}", soft_wrap=True)
     _print_notes([*facts["notes"], *([found.problem] if found.problem else [])])
+
+
+def _tensors(tensors: Sequence[Tensor]) -> Table:
+    """A row for each; what would be the same or nothing in every row is left out."""
+    renamed = any(tensor.canonical != (tensor.name,) for tensor in tensors)
+    odd = any(tensor.odd for tensor in tensors)
+    numbers = ("min", "max", "mean", "deviation", *(["not finite"] if odd else []))
+    names = ("tensor", *(["canonical"] if renamed else []))
+    shown = table(*names, "shape", "dtype", *numbers, right=numbers)
+    for tensor in tensors:
+        values = (tensor.minimum, tensor.maximum, tensor.mean, tensor.deviation)
+        shown.add_row(
+            escape(tensor.name),
+            *([", ".join(tensor.canonical)] if renamed else []),
+            "x".join(map(str, tensor.shape)),
+            tensor.dtype,
+            *("" if value is None else f"{value:.4g}" for value in values),
+            *([str(tensor.odd or "")] if odd else []),
+        )
+    return shown
 
 
 def map_(
@@ -178,9 +204,12 @@ def diff(
     json: Json = False,
 ) -> None:
     """Compare the weights of two files, whatever their layouts; 1 if they differ."""
+    from .checkpoint import load_weights
     from .inspection import diff as diff_files
 
-    total, found = diff_files(one, other)
+    files = [load_weights(path) for path in (one, other)]
+    with _progress("comparing", sum(file.nbytes for file in files)) as advance:
+        total, found = diff_files(*(file.watched(advance) for file in files))
     if json:
         print_json(
             {
@@ -206,9 +235,11 @@ def diff(
 
 def digest(file: File, json: Json = False) -> None:
     """Print the digest of a file's weights, which no layout enters."""
-    from .inspection import digest_of
+    from .checkpoint import load_weights
 
-    found = digest_of(file)
+    checkpoint = load_weights(file)
+    with _progress(f"reading {file}", checkpoint.nbytes) as advance:
+        found = checkpoint.watched(advance).weights_digest
     if json:
         print_json({"path": str(file), "weights_digest": found})
     else:
@@ -227,9 +258,9 @@ def _print_notes(notes: list[str]) -> None:
 def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr, where that is a terminal; gives what moves it on."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 
-    columns = (TextColumn(escape(text)), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (SpinnerColumn(), TextColumn(escape(text)), BarColumn(), DownloadColumn())
     err = Console(stderr=True)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(text, total=total)

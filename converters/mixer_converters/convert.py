@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_spec.errors import FileError, SpecError
+from mixer_spec.atomic import check_folder, is_there, replacing, replacing_folder
+from mixer_spec.blocks import GeluForm
+from mixer_spec.errors import FileError, InputError, SpecError
 from mixer_spec.extras import load_or_name_extra
 from mixer_spec.memory import contiguous
 from mixer_spec.model import ModelSpec
@@ -21,14 +23,14 @@ from mixer_spec.shapes import ImageSize
 from mixer_spec.weights import Weights, digest
 
 from . import containers
-from .atomic import check_folder, is_there, replacing, replacing_folder
-from .checkpoint import Checkpoint, GeluForm, load
+from .checkpoint import Checkpoint, load
 from .containers import ENDINGS, Stored, h5, huggingface, msgpack, npz, orbax, pth, safetensors
 from .containers.contents import BFLOAT16, raw, values_of
 from .containers.mapped import release
 from .layouts import LAYOUTS, Entry, Layout
 from .layouts.infer import family_of
 from .layouts.layout import known_sizes
+from .lazy import Each
 from .match import CANONICAL, find_layout, holds
 from .metadata import Metadata
 from .semantics import effect_on_logits, semantics_of
@@ -89,6 +91,7 @@ def convert(
 
     Raises:
         FileError: if a file is not as it should be, or the layout cannot hold this architecture.
+        InputError: if a graph should be rounded, which is for ``mixer-spec export``.
         SpecError: if something has to be said about the source.
     """
     target = Path(target)
@@ -102,11 +105,17 @@ def convert(
         raise is_there(target)
     if target.is_dir():
         _check_replaceable(target, container)
+    if container == "onnx" and dtype is not None:
+        raise InputError(
+            "dtype",
+            f"a graph computes in what its weights are in; expected none, got {dtype!r}; "
+            f"do `mixer-spec export --dtype {dtype}` on a canonical file",
+        )
     notes = list(_semantic_notes(checkpoint, layout, container))
     if dtype is not None:
         notes.append(f"weights rounded to {dtype}")
     if container == "onnx":
-        entries = _write_onnx(checkpoint, target)
+        entries = _write_onnx(checkpoint, target, overwrite)
     else:
         entries = _write(
             checkpoint, target, layout, container, dtype, overwrite, progress or (lambda _: None)
@@ -177,26 +186,10 @@ def _semantic_notes(checkpoint: Checkpoint, layout: Layout | None, container: st
             f"To make it agree: {layout.arguments(trained)}"
         )
     if container == "msgpack":
-        yield "msgpack has no place for metadata: GELU, epsilon and preprocessing stay behind"
+        yield "msgpack has no place for GELU, epsilon, preprocessing and labels: they stay behind"
 
 
 # --- writing --------------------------------------------------------------------------------
-
-
-class _Rounded(Mapping[str, NDArray[Any]]):
-    """Weights in another dtype, rounded when they are asked for."""
-
-    def __init__(self, weights: Weights, dtype: np.dtype[Any]) -> None:
-        self._weights, self._dtype = weights, dtype
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._weights[name].astype(self._dtype, copy=False)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
 
 
 def _write(
@@ -214,7 +207,8 @@ def _write(
     dtypes = {name: checkpoint.dtype(name) for name in weights}
     if dtype is not None:
         rounded = BFLOAT16 if dtype == "bfloat16" else np.dtype(dtype)
-        weights, dtypes = _Rounded(weights, rounded), dict.fromkeys(weights, rounded)
+        weights = Each(weights, lambda array: array.astype(rounded, copy=False))
+        dtypes = dict.fromkeys(weights, rounded)
         stated = digest(weights)
     entries = tuple(
         layout.entries(spec.depth) if layout else (Entry((n,), n, "=") for n in spec.parameters())
@@ -315,7 +309,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     )
 
 
-def _write_onnx(checkpoint: Checkpoint, target: Path) -> tuple[Entry, ...]:
+def _write_onnx(checkpoint: Checkpoint, target: Path, overwrite: bool) -> tuple[Entry, ...]:
     """Export a graph with all that is known of the weights."""
 
     def write() -> None:
@@ -329,6 +323,7 @@ def _write_onnx(checkpoint: Checkpoint, target: Path) -> tuple[Entry, ...]:
             preprocessing=checkpoint.preprocessing,
             labels=checkpoint.labels,
             provenance=checkpoint.provenance,
+            overwrite=overwrite,
         )
 
     load_or_name_extra("ONNX", write)

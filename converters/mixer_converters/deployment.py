@@ -71,7 +71,7 @@ def evaluate_file(path: Path, backend: str, source: Source, *, batch: int = 256)
     """What a model file says of every example.
 
     Args:
-        path: a canonical ``.safetensors``, or an ``.onnx`` for a backend that reads it.
+        path: a model of any layout, or an ``.onnx`` for a backend that reads it.
         backend: a registered name, or ``package.module:Class``.
         source: the examples.
         batch: examples in one forward pass; it changes no prediction.

@@ -14,7 +14,9 @@ from mixer_spec.commands.output import Json, backend_crashes, console, print_jso
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A canonical .safetensors or an exported .onnx.")],
+    model: Annotated[
+        Path, typer.Argument(help="A file or folder of weights, of any layout, or an .onnx.")
+    ],
     data: Data,
     split: Annotated[str, typer.Option(help="Which examples of it.")] = "test",
     backends: Annotated[

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mixer_spec.errors import FileError, MixerSpecError, SpecError
 
 from . import containers
-from .checkpoint import Checkpoint, load
+from .checkpoint import Checkpoint, load, load_weights
 from .containers import Stored
 from .layouts import LAYOUTS
 from .layouts.layout import Layout, block_number, plain
@@ -146,9 +146,13 @@ class Difference:
 
 
 def diff(
-    one: str | os.PathLike[str], other: str | os.PathLike[str]
+    one: str | os.PathLike[str] | Checkpoint, other: str | os.PathLike[str] | Checkpoint
 ) -> tuple[int, tuple[Difference, ...]]:
     """Compare the weights of two files of any layouts.
+
+    Args:
+        one: a file or folder, or what :func:`mixer_converters.load` made of it.
+        other: likewise.
 
     Returns:
         How many weights there are, and those that differ.
@@ -156,29 +160,13 @@ def diff(
     Raises:
         FileError: if a file is damaged or of no known layout.
     """
-    # The GELU plays no part here: it is only said so that nobody is asked.
-    first, second = (load(path, gelu=None if _tells(path) else "none") for path in (one, other))
-    names = list(dict.fromkeys([*first.weights, *second.weights]))
-    found = (_difference(name, first.weights, second.weights) for name in names)
+    first, second = (
+        given.weights if isinstance(given, Checkpoint) else load_weights(given).weights
+        for given in (one, other)
+    )
+    names = list(dict.fromkeys([*first, *second]))
+    found = (_difference(name, first, second) for name in names)
     return len(names), tuple(difference for difference in found if difference is not None)
-
-
-def digest_of(path: str | os.PathLike[str]) -> str:
-    """The digest of a file's weights, which no layout enters.
-
-    Raises:
-        FileError: if the file is damaged, of no known layout, or not what it says it is.
-    """
-    return load(path, gelu=None if _tells(path) else "none").weights_digest
-
-
-def _tells(path: str | os.PathLike[str]) -> bool:
-    """Whether a file can be loaded without saying anything."""
-    try:
-        load(path)
-    except SpecError:
-        return False
-    return True
 
 
 def _difference(

@@ -211,6 +211,9 @@ class MatchedWeights(Mapping[str, NDArray[Any]]):
         array = array.reshape(_squeezed(self._match, entry, array.shape))
         return entry.to_canonical(array, self._shapes[name], which)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
 

@@ -28,7 +28,7 @@ def draw_answers(
             raise InputError(
                 "ONNX export",
                 "class names need labels; expected one for each logit, got none; "
-                "write the canonical file with labels",
+                "do `mixer-spec convert FILE LABELLED.safetensors --labels NAMES` first",
             )
         best = drawing.op("ArgMax", logits, name="/class_name/ArgMax", axis=-1, keepdims=0)
         name = "/class_name/labels"

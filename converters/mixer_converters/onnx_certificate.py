@@ -24,6 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 import mixer_spec
+from mixer_spec.atomic import replacing
 from mixer_spec.backend import BackendInfo, Profile
 from mixer_spec.errors import FileError, MissingExtraError
 from mixer_spec.model import ModelSpec
@@ -32,7 +33,6 @@ from mixer_spec.reference import forward
 from mixer_spec.shapes import Image
 from mixer_spec.weights import Weights
 
-from .atomic import replacing
 from .onnx_build import build_onnx
 from .onnx_file import CERTIFICATE, OnnxFile, read_onnx
 from .onnx_form import Form, Opset, Precision

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .model_file import Opened
     from .onnx_form import Form
 
 _FAILED = 1
@@ -28,7 +29,7 @@ _GRAPH, _NUMBERS, _FILE = "What enters and leaves", "Numbers", "File"
 
 
 def export(
-    file: Annotated[Path, typer.Argument(help="A canonical file (.safetensors).")],
+    file: Annotated[Path, typer.Argument(help="A file or folder of weights, of any layout.")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="The .onnx to write. Default: FILE's name."),
@@ -96,8 +97,8 @@ def export(
     weights: Annotated[
         Literal["inline", "external", "shared"] | None,
         typer.Option(
-            help="In the graph, in a file beside it, or in FILE itself, which must stay beside "
-            "the graph and never be written again. Default: inline up to 1.5 GB.",
+            help="In the graph, in a file beside it, or in FILE itself, a canonical one, which must "
+            "stay beside the graph and never be written again. Default: inline up to 1.5 GB.",
             rich_help_panel=_FILE,
         ),
     ] = None,
@@ -113,14 +114,15 @@ def export(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Export a canonical file to ONNX: one graph with weights, spec and preprocessing."""
+    """Export a model to ONNX: one graph with weights, spec and preprocessing."""
     from mixer_spec.extras import load_or_name_extra
+
+    from .model_file import read_model_file
 
     target = file.with_suffix(".onnx") if output is None else output
     check_output(target, force=force)
-    source = load(file)
-    with status(f"checking {file}"):
-        source.check_digest()
+    with status(f"reading {file}"):
+        source = read_model_file(file)
 
     def write() -> tuple[dict[str, Any], bool]:
         from .onnx_certificate import certificate_path
@@ -150,7 +152,8 @@ def export(
             provenance=source.provenance,
             form=form,
             placing=weights,
-            shared=source if weights == "shared" else None,
+            shared=_canonical(file, source) if weights == "shared" else None,
+            overwrite=force,
         )
         certificate = None
         if certify:
@@ -186,8 +189,22 @@ def export(
         raise typer.Exit(_FAILED)
 
 
+def _canonical(file: Path, source: Opened) -> CanonicalFile:
+    """The file whose bytes a graph can point to."""
+    if isinstance(source, CanonicalFile):
+        return source
+    if (source.layout, source.container) != ("canonical", "safetensors"):
+        raise InputError(
+            "--weights shared",
+            "a graph can only point to weights that lie as it needs them; expected a canonical "
+            f".safetensors, got {file}: {source.layout} ({source.container}); do `mixer-spec "
+            "convert` first",
+        )
+    return load(file)
+
+
 def _in_eight_bits(
-    source: CanonicalFile, form: Form, int8: str | None, photos: NDArray[np.float32] | None
+    source: Opened, form: Form, int8: str | None, photos: NDArray[np.float32] | None
 ) -> tuple[Form, dict[str, Any] | None]:
     """The form with measured ranges, and what its eight bits cost on the calibration photos."""
     if int8 is None:
@@ -212,7 +229,7 @@ def _in_eight_bits(
     return form, measure_cost(source.spec, source.weights, judged, photos).to_data()
 
 
-def _photos(folder: Path, source: CanonicalFile) -> NDArray[np.float32]:
+def _photos(folder: Path, source: Opened) -> NDArray[np.float32]:
     """The photos in a folder, preprocessed: ``[batch, height, width, rgb]``."""
     import numpy as np
 
@@ -235,7 +252,7 @@ def _photos(folder: Path, source: CanonicalFile) -> NDArray[np.float32]:
     return np.stack([prepared(path, source.preprocessing, size) for path in chosen])
 
 
-def _judged_inputs(source: CanonicalFile, photos: NDArray[np.float32] | None) -> NDArray[Any]:
+def _judged_inputs(source: Opened, photos: NDArray[np.float32] | None) -> NDArray[Any]:
     """A few photos where there are some; otherwise numbers from a seed, for any kind of input."""
     import numpy as np
 

@@ -13,13 +13,13 @@ from typing import Literal, get_args
 import numpy as np
 import onnx_ir as ir
 
+from mixer_spec.atomic import replacing
 from mixer_spec.errors import InputError
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
 from mixer_spec.weights import Weights, digest
 
 from . import canonical
-from .atomic import replacing
 from .canonical import CanonicalFile
 from .metadata import Metadata
 from .onnx_build import build_onnx, initializers, point_outside
@@ -57,6 +57,7 @@ def export_onnx(
     form: Form = FLOAT32,
     placing: Placing | None = None,
     shared: CanonicalFile | None = None,
+    overwrite: bool = True,
 ) -> OnnxFile:
     """Write an ONNX model whose metadata says what it computes; ``path`` is replaced as a whole.
 
@@ -81,6 +82,7 @@ def export_onnx(
         form: how the graph computes, and what it takes and gives.
         placing: of the weights; by default inline up to 1.5 GB, then external.
         shared: the open canonical file for ``placing="shared"``: float32, in the same folder.
+        overwrite: whether a file that is there in the end, perhaps another writer's, is replaced.
 
     Returns:
         What was written, read back and checked.
@@ -89,7 +91,8 @@ def export_onnx(
         SpecError: if the metadata breaks a rule, as a wrong number of labels.
         WeightsError: if the weights do not fit the spec.
         InputError: if there is no such tap or layout, or a sequence is given one.
-        FileError: if the file cannot be written, or does not read back as it was given.
+        FileError: if the file cannot be written, may not be replaced, or does not read back as it
+            was given.
     """
     path = Path(path).resolve()
     _check_placing(form, placing, shared, path)
@@ -133,7 +136,7 @@ def export_onnx(
     try:
         if outside is not None:
             _move_outside(model, metadata, narrow, outside)
-        with replacing(path) as temporary:
+        with replacing(path, overwrite=overwrite) as temporary:
             temporary.write_bytes(ir.to_proto(model).SerializeToString())
             written = read_onnx(temporary)
     finally:

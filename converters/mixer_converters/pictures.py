@@ -9,12 +9,11 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
+from mixer_spec.atomic import replacing
 from mixer_spec.commands.output import Json, console, print_json, table
 from mixer_spec.errors import FileError, InputError
 from mixer_spec.model_files import read_model
 from mixer_spec.pictures import Units, as_png, as_svg, sheet, units
-
-from .atomic import replacing
 
 
 def pictures(

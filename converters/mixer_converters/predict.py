@@ -85,7 +85,9 @@ class Guess:
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Photos, in any format that Pillow reads.")],
-    model: Annotated[Path, typer.Option(help="A canonical .safetensors or an exported .onnx.")],
+    model: Annotated[
+        Path, typer.Option(help="A file or folder of weights, of any layout, or an .onnx.")
+    ],
     backend: Backend = "onnxruntime",
     top: Annotated[int, typer.Option(min=1, help="Number of classes for each photo.")] = 5,
     preprocessing: Pipeline = None,
@@ -113,39 +115,36 @@ def predict(
 
 
 def load_model(path: Path, backend: str) -> Loaded:
-    """The model in a canonical or an exported file, ready to run.
+    """The model in a file, ready to run.
 
     Args:
-        path: a file whose ending is ``.safetensors`` or one that the backend reads itself.
+        path: an ``.onnx`` file, which its own runtime runs, or a model of any layout.
         backend: a registered name, or ``package.module:Class``.
 
     Raises:
         FileError: if the backend does not read such a file, or the file is damaged.
+        SpecError: if the file does not say which function it is.
     """
     engine = load_backend(backend)
-    if path.suffix == ".safetensors":
-        from .canonical import load
-
-        file = load(path)
-        model = engine.load(file.spec, file.weights)
-        return _CanonicalModel(file.spec, file.preprocessing, file.labels, model.forward)
     if path.suffix != ".onnx":
-        raise FileError(
-            str(path),
-            f"unknown ending; expected .safetensors or .onnx, got {path.name!r}; "
-            "make one of a file of another layout with `mixer-spec convert`",
-        )
+        from .model_file import read_model_file
+
+        file = read_model_file(path)
+        model = engine.load(file.spec, file.weights)
+        return _WithFile(file.spec, file.preprocessing, file.labels, model.forward)
     if not isinstance(engine, LoadsFiles):
         raise FileError(
             str(path),
-            f"the backend {backend!r} does not read .onnx files; expected a canonical "
-            ".safetensors file, or do `--backend onnxruntime`",
+            f"the backend {backend!r} does not read .onnx files; expected a file of weights, "
+            "or do `--backend onnxruntime`",
         )
     return engine.load_file(path)
 
 
 @dataclass(frozen=True, slots=True)
-class _CanonicalModel:
+class _WithFile:
+    """A model, and what its file says."""
+
     spec: ModelSpec
     preprocessing: Preprocessing | None
     labels: Sequence[str] | None

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mixer_spec.atomic import check_folder, replacing_folder
 from mixer_spec.errors import FileError
 from mixer_spec.extras import load_or_name_extra
 from mixer_spec.model import ModelSpec
 from mixer_spec.preprocess import Preprocessing
 from mixer_spec.weights import Weights, digest, validate
 
-from .atomic import check_folder, replacing_folder
 from .canonical import CanonicalFile, load, save
 from .card import model_card
 from .metadata import Metadata

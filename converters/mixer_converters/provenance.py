@@ -200,22 +200,10 @@ PUBLISHED: tuple[Published, ...] = (
     _timm("gmixer_24", "ra3_in1k", _1K, "timm_imagenet"),
     _timm("gmlp_s16", "ra3_in1k", _1K, "timm_inception"),
     *(
-        _timm(variant, "fb_in1k", _1K, "deit_resmlp", files=(f"{file}_no_dist",), source=_DEIT)
-        for variant, file in (
-            ("resmlp_12", "resmlp_12"),
-            ("resmlp_24", "resmlp_24"),
-            ("resmlp_36", "resmlp_36"),
-            ("resmlp_b24", "resmlpB_24"),
-        )
-    ),
-    *(
-        _timm(
-            variant,
-            "fb_distilled_in1k",
-            "ImageNet-1k, distilled from a RegNetY-16GF",
-            "deit_resmlp",
-            files=(f"{file}_dist",),
-            source=_DEIT,
+        _timm(variant, tag, trained_on, "deit_resmlp", files=(f"{file}_{end}",), source=_DEIT)
+        for tag, trained_on, end in (
+            ("fb_in1k", _1K, "no_dist"),
+            ("fb_distilled_in1k", "ImageNet-1k, distilled from a RegNetY-16GF", "dist"),
         )
         for variant, file in (
             ("resmlp_12", "resmlp_12"),

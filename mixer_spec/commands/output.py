@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,6 +23,8 @@ CRASHED = 3
 """The exit code of a command in which a backend crashed."""
 
 _WIDE = 240  # columns for a file or a pipe, which has no edge to fold at
+_BETWEEN = 2  # columns between two columns of a table
+_FOLDED = 16  # columns that a folding column keeps, so that it does not become a thread
 
 
 def print_json(data: Any) -> None:
@@ -30,10 +32,34 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
 
+class _Uncut(Console):
+    """A console that leaves the end of a long line to the terminal, which wraps it."""
+
+    def print(self, *objects: Any, crop: bool = False, **options: Any) -> None:
+        """Print as rich does, but for what is cut off."""
+        super().print(*objects, crop=crop, **options)
+
+
 def console() -> Console:
     """The console of a command's answer: as wide as the terminal, or wide enough for any table."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=_WIDE)
+    found = _Uncut(highlight=False)
+    return found if found.is_terminal else _Uncut(highlight=False, width=_WIDE)
+
+
+class _Whole(Table):
+    """A table that becomes wider than the terminal before it cuts a name or a number."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What rich makes of it: within the terminal, or on as many columns as nothing folds at."""
+        whole = least = 0
+        for column in self.columns:
+            cells = [cell for cell in (column.header, *column.cells) if isinstance(cell, str)]
+            widest = max((console.render_str(cell).cell_len for cell in cells), default=0)
+            column.min_width = widest if column.no_wrap else min(widest, _FOLDED)
+            whole += widest + _BETWEEN
+            least += column.min_width + _BETWEEN
+        width = options.max_width if least <= options.max_width else whole
+        return super().__rich_console__(console, options.update_width(width))
 
 
 def table(*columns: str, right: tuple[str, ...] = (), folding: tuple[str, ...] = ()) -> Table:
@@ -44,7 +70,7 @@ def table(*columns: str, right: tuple[str, ...] = (), folding: tuple[str, ...] =
         right: those of numbers, set to the right.
         folding: those that may fold when the terminal is too narrow.
     """
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    made = _Whole(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         made.add_column(
             column,

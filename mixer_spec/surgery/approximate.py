@@ -16,11 +16,9 @@ from mixer_spec.weights import Weights, validate
 
 from .walk import Array, rebuild, resized_image
 
-_WHERE = "interpolate_resolution"
-
 
 def interpolate_resolution(
-    spec: ModelSpec, weights: Weights, *, image_size: ImageSize
+    spec: ModelSpec, weights: Weights, *, image_size: ImageSize, where: str = "image_size"
 ) -> tuple[ModelSpec, dict[str, Array]]:
     """The model for images of any size, by interpolation over the patch grid; approximate.
 
@@ -39,6 +37,7 @@ def interpolate_resolution(
         spec: the architecture.
         weights: canonical name to array.
         image_size: pixels of a side, or ``(height, width)``; the patch must divide them.
+        where: what asked for the new size, for the message.
 
     Returns:
         The spec at the new resolution and its weights, computed in float64 and rounded to the
@@ -62,13 +61,13 @@ def interpolate_resolution(
         >>> weights["stem.position.embedding"].shape  # was (5, 6)
         (10, 6)
     """
-    image, patches = resized_image(spec, image_size, _WHERE)
+    image, patches = resized_image(spec, image_size, where)
     validate(spec, weights)
     assert isinstance(spec.input, Image)
     prefix = _prefix(spec)
     if isinstance(spec.pool, TakeToken) and spec.pool.index >= prefix:
         raise SpecError(
-            _WHERE,
+            where,
             f"the pool takes the token of one patch, which has another place in the new image; "
             f"expected a class token, an index below {prefix}, got {spec.pool.index}",
         )

@@ -16,11 +16,9 @@ from mixer_spec.weights import Weights, validate
 
 from .walk import Array, rebuild, resized_image
 
-_WHERE = "raise_resolution"
-
 
 def raise_resolution(
-    spec: ModelSpec, weights: Weights, *, image_size: ImageSize
+    spec: ModelSpec, weights: Weights, *, image_size: ImageSize, where: str = "image_size"
 ) -> tuple[ModelSpec, dict[str, Array]]:
     """The model for images K times as large, which treats each of their sub-images as before.
 
@@ -42,6 +40,7 @@ def raise_resolution(
         spec: the architecture.
         weights: canonical name to array.
         image_size: pixels of a side, or ``(height, width)``: whole multiples of the old ones.
+        where: what asked for the new size, for the message.
 
     Returns:
         The spec at the new resolution and its weights, each in the dtype that it had. Weights
@@ -63,15 +62,15 @@ def raise_resolution(
         >>> weights["blocks.0.token_mixing.dense_0.kernel"].shape  # was (5, 4)
         (20, 16)
     """
-    image, _ = resized_image(spec, image_size, _WHERE)
+    image, _ = resized_image(spec, image_size, where)
     validate(spec, weights)
     assert isinstance(spec.input, Image)
-    factors = _factors(spec.input, image)
+    factors = _factors(spec.input, image, where)
     if factors == (1, 1):
         return spec, dict(weights)
     problems = _inexact(spec)
     if problems:
-        raise SpecError(_WHERE, problems)
+        raise SpecError(where, problems)
     copies = factors[0] * factors[1]
 
     def of_image(old: Table) -> Copies:
@@ -155,7 +154,7 @@ class Copies:
         return made
 
 
-def _factors(old: Image, new: Image) -> tuple[int, int]:
+def _factors(old: Image, new: Image, where: str) -> tuple[int, int]:
     problems = []
     for axis in ("height", "width"):
         before, after = getattr(old, axis), getattr(new, axis)
@@ -166,7 +165,7 @@ def _factors(old: Image, new: Image) -> tuple[int, int]:
                 "interpolate_resolution (`convert --interpolate`) takes any size, and is approximate"
             )
     if problems:
-        raise SpecError(_WHERE, problems)
+        raise SpecError(where, problems)
     return new.height // old.height, new.width // old.width
 
 

@@ -88,7 +88,7 @@ def resized_image(spec: ModelSpec, image_size: ImageSize, where: str) -> tuple[I
     sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if len(sides) != 2:
         raise InputError(
-            "image_size", f"must be one number or (height, width); expected 2 sides, got {sides}"
+            where, f"must be one number or (height, width); expected 2 sides, got {sides}"
         )
     image = Image(height=sides[0], width=sides[1], channels=spec.input.channels)
     problems: list[str] = []

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mixer_converters.atomic import replacing
+from mixer_spec.atomic import replacing
 
 from .log import METRICS, read
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from mixer_converters.atomic import replacing
 from mixer_converters.canonical import save
+from mixer_spec.atomic import replacing
 from mixer_spec.batches import Batches
 from mixer_spec.evaluation import EvaluationBatch, evaluation_batches
 from mixer_spec.job import Cluster, Job, Trained

@@ -19,7 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from mixer_converters.atomic import replacing
+from mixer_spec.atomic import replacing
 from mixer_spec.errors import FileError
 
 METRICS, SPEED = "metrics.jsonl", "speed.jsonl"

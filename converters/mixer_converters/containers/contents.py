@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_spec.memory import contiguous
+from mixer_spec.memory import little_endian
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -45,18 +46,24 @@ class Contents:
         tensors: by the names in the file, nested ones joined by slashes.
         metadata: the file's strings by key.
         config: a ``config.json`` that lies beside the tensors.
+        offsets: of the first byte of each tensor from the beginning of the file, where that is said.
     """
 
     container: str
     tensors: Mapping[str, Stored]
     metadata: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    offsets: Mapping[str, int] = field(default_factory=dict)
+
+
+def in_memory(array: NDArray[Any]) -> Stored:
+    """A tensor that is no longer, or not yet, in a file."""
+    return Stored(array.shape, array.dtype, functools.partial(np.asarray, array))
 
 
 def values_of(tensor: Stored) -> NDArray[Any]:
     """A tensor's values, contiguous and little-endian as files hold them."""
-    array = tensor.read()
-    return contiguous(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    return little_endian(tensor.read())
 
 
 def raw(array: NDArray[Any]) -> memoryview:

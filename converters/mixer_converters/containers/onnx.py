@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mixer_spec.errors import FileError, MixerSpecError
 from mixer_spec.extras import load_or_name_extra
 
-from .contents import Contents, Stored
+from .contents import Contents, in_memory
 
 
 def read(path: Path) -> Contents:
     """The weights of an ONNX file that mixer_spec wrote, checked against its digest.
 
     Raises:
-        FileError: if it is no such file, or its weights are not those it was written with.
+        FileError: if it is no such file, its weights are not those it was written with, or they
+            are in eight bits.
         MissingExtraError: if onnx is not installed.
     """
     try:
@@ -41,6 +40,12 @@ def _read(path: Path) -> Contents:
     from mixer_converters.onnx_file import read_onnx
 
     file = read_onnx(path)
+    if file.numbers.startswith("int8"):
+        raise FileError(
+            str(path),
+            "holds eight bits of each kernel, which do not give the weights back; expected a graph "
+            f"in floating point, got {file.numbers}; take the file that it was exported from",
+        )
     shapes = {name: parameter.shape for name, parameter in file.spec.parameters().items()}
     if file.data_path is not None:
         arrays = dict(canonical.load(file.data_path).weights)
@@ -51,9 +56,5 @@ def _read(path: Path) -> Contents:
             for tensor in proto.graph.initializer
             if tensor.name in shapes
         }
-    tensors = {name: _stored(array) for name, array in arrays.items()}
+    tensors = {name: in_memory(array) for name, array in arrays.items()}
     return Contents(container="onnx", tensors=tensors, metadata=file.to_strings())
-
-
-def _stored(array: NDArray[Any]) -> Stored:
-    return Stored(array.shape, array.dtype, lambda: array)

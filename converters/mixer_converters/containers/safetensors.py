@@ -54,19 +54,21 @@ def read(path: Path) -> Contents:
         raise FileError(
             str(path),
             f"is not a whole safetensors file; expected a header within its {len(memory)} bytes, "
-            f"got one of {begin - 8}; get the file again",
+            f"got one of {begin - 8}; get the file again, or make one of a file of another layout "
+            "with `mixer-spec convert`",
         )
     header = _parse(memory[8:begin], path)
     metadata = header.pop("__metadata__", {})
     problems = list(_broken_rules(header, metadata, len(memory) - begin))
     if problems:
         raise FileError(str(path), problems[:20])
+    offsets = {name: begin + entry["data_offsets"][0] for name, entry in header.items()}
     tensors = {}
     for name, entry in header.items():
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-        make = functools.partial(view, memory, begin + entry["data_offsets"][0], dtype, shape)
+        make = functools.partial(view, memory, offsets[name], dtype, shape)
         tensors[name] = Stored(shape, dtype, make)
-    return Contents(container="safetensors", tensors=tensors, metadata=metadata)
+    return Contents(container="safetensors", tensors=tensors, metadata=metadata, offsets=offsets)
 
 
 def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
@@ -134,7 +136,10 @@ def _broken_rules(header: dict[str, Any], metadata: Any, size: int) -> list[str]
             )
         reached = max(reached, end)
     if reached != size:
-        problems.append(f"expected {reached} bytes of tensors, got {size}; get the file again")
+        problems.append(
+            f"is not a whole safetensors file; expected {reached} bytes of tensors, got {size}; "
+            "get the file again"
+        )
     return problems
 
 

@@ -22,7 +22,9 @@ stacked along the axis `stacked`.
 
 A layout does not say which function its weights are for. *Trained with* is what is known of that;
 where it is more than one function, `mixer-spec convert` asks for `--gelu`, unless the file's name
-or its `config.json` is that of a published checkpoint.
+or its `config.json` is that of a published checkpoint. What else a file does not say, `convert`
+takes too: `--epsilon`, `--preprocessing`, `--labels`. It all travels in what `convert` writes
+(msgpack alone has no place for it), and what a file says of its function is not overruled.
 """
 
 

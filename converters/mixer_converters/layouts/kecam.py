@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from mixer_converters.semantics import Semantics
 
-from .google import TANH, TRANSPOSED
+from .google import TABLE, TANH
 from .layout import Layout, Row
-from .rearrange import SAME
 
 _OWN = Semantics(gelu="none", epsilon=1e-5, gate_epsilon=1e-5)
 
-_TENSORFLOW = {"kernel": "kernel:0", "bias": "bias:0", "scale": "gamma:0", "shift": "beta:0"}
-_TORCH = {"kernel": "weight", "bias": "bias", "scale": "weight", "shift": "bias"}
-"""What each backend calls the weights of a dense layer, and of a norm; their axes are the same."""
+_TENSORFLOW = {
+    "norm.scale": "gamma:0",
+    "norm.bias": "beta:0",
+    "kernel": "kernel:0",
+    "bias": "bias:0",
+}
+_TORCH = {"norm.scale": "weight", "norm.bias": "bias", "kernel": "weight", "bias": "bias"}
+"""What each backend calls the weights of a norm, and of any other layer, by the end of our name."""
 
 
-def _table(leaves: dict[str, str]) -> tuple[Row, ...]:
-    def place(layer: str, leaf: str) -> str:
-        """Keras makes a group of the layer's name, and the weight's name repeats it."""
-        return f"{layer}/{layer}/{leaves[leaf]}"
-
-    block, own = "blocks.{i}.", "MixerBlock_{i}/"
-    token, channel = own + "token_mixing/Dense_", own + "channel_mixing/Dense_"
-    return (
-        ("stem.kernel", place("stem", "kernel"), SAME),
-        ("stem.bias", place("stem", "bias"), SAME),
-        (block + "token_mixing.norm.scale", place(own + "LayerNorm_0", "scale"), SAME),
-        (block + "token_mixing.norm.bias", place(own + "LayerNorm_0", "shift"), SAME),
-        (block + "token_mixing.dense_0.kernel", place(token + "0", "kernel"), TRANSPOSED),
-        (block + "token_mixing.dense_0.bias", place(token + "0", "bias"), SAME),
-        (block + "token_mixing.dense_1.kernel", place(token + "1", "kernel"), TRANSPOSED),
-        (block + "token_mixing.dense_1.bias", place(token + "1", "bias"), SAME),
-        (block + "channel_mixing.norm.scale", place(own + "LayerNorm_1", "scale"), SAME),
-        (block + "channel_mixing.norm.bias", place(own + "LayerNorm_1", "shift"), SAME),
-        (block + "channel_mixing.dense_0.kernel", place(channel + "0", "kernel"), SAME),
-        (block + "channel_mixing.dense_0.bias", place(channel + "0", "bias"), SAME),
-        (block + "channel_mixing.dense_1.kernel", place(channel + "1", "kernel"), SAME),
-        (block + "channel_mixing.dense_1.bias", place(channel + "1", "bias"), SAME),
-        ("norm.scale", place("pre_head_layer_norm", "scale"), SAME),
-        ("norm.bias", place("pre_head_layer_norm", "shift"), SAME),
-        ("head.kernel", place("head", "kernel"), SAME),
-        ("head.bias", place("head", "bias"), SAME),
+def _table(leaves: Mapping[str, str]) -> tuple[Row, ...]:
+    """Google's layers and axes; Keras makes a group of a layer's name, which the weight repeats."""
+    return tuple(
+        (canonical, f"{layer}/{layer}/{leaf}", how)
+        for canonical, google, how in TABLE
+        for layer in [google.rpartition("/")[0]]
+        for leaf in [next(leaf for end, leaf in leaves.items() if str(canonical).endswith(end))]
     )
 
 

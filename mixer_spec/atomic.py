@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mixer_spec.errors import FileError
+from .errors import FileError, MixerSpecError
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
@@ -63,25 +63,32 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterat
     target = Path(path).resolve()
     temporary = _unfinished(target)
     try:
-        temporary.touch(exist_ok=False)
-        rights = temporary.stat().st_mode  # as the user's umask gives them
-        yield temporary
-        temporary.chmod(rights)  # safetensors puts a private file in its place
-        _sync(temporary)
-        if overwrite:
-            os.replace(temporary, target)
-        else:
-            _appear(temporary, target)
-        _sync(target.parent)
-    except FileExistsError:
-        raise is_there(path) from None
-    except OSError as error:
-        raise FileError(
-            str(path), f"could not be written; the old file is untouched; got: {error}"
-        ) from error
+        with _told_of(path, temporary, "the old file is untouched"):
+            temporary.touch(exist_ok=False)
+            yield temporary
+            _sync(temporary)
+            if overwrite:
+                os.replace(temporary, target)
+            else:
+                _appear(temporary, target)
+            _sync(target.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def _told_of(path: str | os.PathLike[str], temporary: Path, kept: str) -> Iterator[None]:
+    """Errors of writing in terms of ``path``, since nobody has asked for the temporary one."""
+    try:
+        yield
+    except FileExistsError:
+        raise is_there(path) from None
+    except OSError as error:
+        raise FileError(str(path), f"could not be written; {kept}; got: {error}") from error
+    except MixerSpecError as error:
+        where = error.where.replace(str(temporary), str(path))
+        raise type(error)(where, error.problems) from error
 
 
 def _unfinished(target: Path) -> Path:
@@ -174,21 +181,16 @@ def replacing_folder(path: str | os.PathLike[str], *, overwrite: bool = True) ->
     temporary = _unfinished(target)
     old = temporary.with_suffix(".old")
     try:
-        temporary.mkdir()
-        yield temporary
-        for inside in temporary.rglob("*"):
-            _sync(inside)
-        _sync(temporary)
-        if target.exists() and not overwrite:
-            raise FileExistsError
-        _exchange(temporary, target, old)
-        _sync(target.parent)
-    except FileExistsError:
-        raise is_there(path) from None
-    except OSError as error:
-        raise FileError(
-            str(path), f"could not be written; what was there is untouched; got: {error}"
-        ) from error
+        with _told_of(path, temporary, "what was there is untouched"):
+            temporary.mkdir()
+            yield temporary
+            for inside in temporary.rglob("*"):
+                _sync(inside)
+            _sync(temporary)
+            if target.exists() and not overwrite:
+                raise FileExistsError
+            _exchange(temporary, target, old)
+            _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
