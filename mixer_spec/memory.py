@@ -1,17 +1,30 @@
-"""Large arrays in memory: their values in a row, and the next one made while the last is used."""
+"""Large arrays in memory: is there room, values in a row, the next one made while the last is used."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container: bytes, or "max"
 _TILE = 64  # values of a side: a tile's lines of both arrays stay in the cache
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
+
+
+def memory_of_machine() -> int:
+    """Bytes that this process may have: all of the machine's, or what a container is given."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _LIMIT.read_text(encoding="ascii").strip()
+    except OSError:
+        return whole
+    return min(whole, int(limit)) if limit.isdigit() else whole
 
 
 def contiguous(array: NDArray[Any]) -> NDArray[Any]:

@@ -176,18 +176,18 @@ def plan(
         )
     if problems:
         raise InputError("plan", problems)
-    memory = tuple(_memory(spec, recipe, chips, parameters))
+    held = tuple(memory(spec, recipe, chips=chips, parameters=parameters))
     rate = [
         chips * chip.teraflops * 1e12 * part / _flops(spec, recipe) for part in EFFICIENCY
     ]  # images a second
     return Plan(
         figures=(
-            *memory,
+            *held,
             *_time(spec, recipe, chip, chips, rate),
             *_links(spec, recipe, chip, chips, parameters),
             *_input(chip, chips, rate, milliseconds),
         ),
-        needed=sum(figure.value for figure in memory),
+        needed=sum(figure.value for figure in held),
         capacity=chip.memory,
     )
 
@@ -197,7 +197,21 @@ def _flops(spec: ModelSpec, recipe: Recipe) -> int:
     return (8 if recipe.rematerialise == "blocks" else 6) * spec.multiply_adds
 
 
-def _memory(spec: ModelSpec, recipe: Recipe, chips: int, parameters: str) -> Iterator[Figure]:
+def memory(
+    spec: ModelSpec,
+    recipe: Recipe,
+    *,
+    chips: int,
+    parameters: Literal["replicated", "sharded"] = "replicated",
+) -> Iterator[Figure]:
+    """What each chip holds in a step, in GB; what a compiler needs for itself is not in it.
+
+    Args:
+        spec: the architecture.
+        recipe: batch, optimiser, average, dtype, accumulation, rematerialisation.
+        chips: that share the batch evenly.
+        parameters: whether each chip has all weights, or its share of them.
+    """
     held = 8 if recipe.compute == "float64" else 4
     spread = chips if parameters == "sharded" else 1
     weights = held * spec.parameter_count / spread / _GIGA

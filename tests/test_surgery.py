@@ -26,7 +26,7 @@ from mixer_spec.layers import (
 from mixer_spec.model import Stage
 from mixer_spec.reference import forward
 from mixer_spec.shapes import Image, Vectors
-from mixer_spec.surgery import raise_resolution
+from mixer_spec.surgery import exact, raise_resolution
 from mixer_spec.weights import validate
 
 Array = np.ndarray[Any, Any]
@@ -370,3 +370,28 @@ def test_image_size_of_three_sides_is_refused() -> None:
     size: Any = (8, 12, 3)
     with pytest.raises(InputError, match="expected 2 sides"):
         raise_resolution(spec, conformance_weights(spec), image_size=size)
+
+
+# --- room for the new weights ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_size_of_the_new_weights_is_known_before_they_are_made(name: str) -> None:
+    weights, _, raised = _raised(SPECS[name], (2, 3))
+    found = exact.enlarged_bytes(SPECS[name], weights, 6)
+    assert found == sum(array.nbytes for array in raised.values())
+
+
+def test_weights_that_do_not_fit_into_the_memory_are_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = SPECS["mixer"]
+    weights = conformance_weights(spec)
+    with pytest.raises(InputError, match="for 8000 x 12000 pixels do not fit into the memory; exp"):
+        raise_resolution(spec, weights, image_size=(8000, 12000))
+    needed = exact.enlarged_bytes(spec, weights, 6)
+    monkeypatch.setattr(exact, "memory_of_machine", lambda: needed)
+    assert _raised(spec, (2, 3))
+    monkeypatch.setattr(exact, "memory_of_machine", lambda: needed - 1)
+    with pytest.raises(InputError, match="choose a lower resolution"):
+        _raised(spec, (2, 3))

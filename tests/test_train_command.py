@@ -153,6 +153,7 @@ def test_finetune_at_twice_the_resolution(
         *("finetune", "fashion_mnist_finetune", "--init", trained[0] / "model.safetensors"),
         *("--data", large, "--out", tmp_path / "out", "--resolution", "16"),
         *("--set", "steps=6", "--set", "batch=12", "--set", "schedule.warm_up=2"),
+        *("--set", "init.resolution=exact"),
     )
     assert said["deployment"]["good"]
     file = load(tmp_path / "out" / "model.safetensors")
@@ -198,7 +199,15 @@ def test_new_head_is_of_the_data_and_zero() -> None:
         (["train", "none.json"], "cannot be read"),
         (["train", "digits", "--model", "MODEL", "--profile", "a:b"], "expected FIRST:COUNT"),
         (["train", "digits", "--model", "MODEL", "--cluster", "here"], "HOST:PORT,PROCESSES"),
+        (
+            ["train", "digits", "--model", "MODEL", "--cluster", "localhost:1,2,2"],
+            "expected a process of 2, from 0 on; got process 2",
+        ),
         (["finetune", "digits", "--init", "MODEL"], "model.json"),
+        (
+            ["train", "digits", "--model", "MODEL", "--set", "batch=1000000000"],
+            r"does not fit into the memory; expected at most [0-9.]+ GB .* activations [0-9.]+\)",
+        ),
     ],
 )
 def test_bad_input_is_said(arguments: list[str], message: str, place: Path, tmp_path: Path) -> None:

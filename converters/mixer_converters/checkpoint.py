@@ -96,14 +96,7 @@ class Checkpoint:
         Raises:
             FileError: if the file says that it is another.
         """
-        found = digest(self.weights)
-        if self.stated_digest not in (None, found):
-            raise FileError(
-                str(self.path),
-                "its weights are not those it was written with; expected digest "
-                f"{self.stated_digest}, got {found}; get the file again",
-            )
-        return found
+        return self._stated(digest(self.weights))
 
     def check_digest(self) -> None:
         """Read every byte, and compare with what the file says that the digest of its weights is.
@@ -112,7 +105,17 @@ class Checkpoint:
             FileError: if it is another.
         """
         if self.stated_digest is not None:
-            assert self.weights_digest == self.stated_digest
+            self._stated(digest(self.weights))
+
+    def _stated(self, found: str) -> str:
+        """``found``, if the file says so or nothing."""
+        if self.stated_digest not in (None, found):
+            raise FileError(
+                str(self.path),
+                "its weights are not those it was written with; expected digest "
+                f"{self.stated_digest}, got {found}; get the file again",
+            )
+        return found
 
 
 def load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,8 @@ def permutation(
     from mixer_spec.backend import load_backend
     from mixer_spec.data import open_source
     from mixer_spec.permutation import training_by, training_invariance
-    from mixer_spec.training import AdamW, CrossEntropy
+    from mixer_spec.recipes import recipe
+    from mixer_spec.training import CrossEntropy
 
     spec, weights, how = _model(model, seed)
     source = open_source(data, "train")
@@ -68,14 +70,7 @@ def permutation(
     head = weights["head.kernel"]
     if not np.any(head):
         weights = {**weights, "head.kernel": generator.standard_normal(head.shape) * 0.1}
-    optimiser = AdamW(
-        learning_rate=learning_rate,
-        beta1=0.9,
-        beta2=0.999,
-        epsilon=1e-8,
-        weight_decay=0.1,
-        decayed=("kernel",),
-    )
+    optimiser = dataclasses.replace(recipe("digits").optimiser, learning_rate=learning_rate)
     train = training_by(load_backend(backend), spec, optimiser, CrossEntropy(label_smoothing=0.0))
     with backend_crashes(), progress() as tell:
         tell("training five times")

@@ -267,6 +267,10 @@ def _cluster(text: str | None, patience: int) -> Cluster | None:
     if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
         raise InputError("--cluster", f"expected auto or HOST:PORT,PROCESSES,PROCESS; got {text!r}")
     processes, process = map(int, numbers)
+    if process >= processes:
+        raise InputError(
+            "--cluster", f"expected a process of {processes}, from 0 on; got process {process}"
+        )
     return Cluster(coordinator=coordinator, processes=processes, process=process, patience=patience)
 
 

@@ -8,8 +8,17 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mixer_spec.errors import SpecError
-from mixer_spec.layers import Attention, ClassToken, TakeToken, TokenNorm
+from mixer_spec.errors import InputError, SpecError
+from mixer_spec.layers import (
+    Attention,
+    ClassToken,
+    PositionEmbedding,
+    TakeToken,
+    TokenDense,
+    TokenNorm,
+    UntiedTokenDense,
+)
+from mixer_spec.memory import memory_of_machine
 from mixer_spec.model import ModelSpec
 from mixer_spec.shapes import Image, ImageSize, Table
 from mixer_spec.weights import Weights, validate
@@ -49,6 +58,7 @@ def raise_resolution(
     Raises:
         SpecError: if a factor is not a whole number, or a layer has no exact form.
         WeightsError: if the weights do not fit the spec.
+        InputError: if the new weights do not fit into the machine's memory.
 
     Source:
         arXiv:2105.01601v4, appendix C, on fine-tuning at a higher image resolution.
@@ -72,6 +82,14 @@ def raise_resolution(
     if problems:
         raise SpecError(where, problems)
     copies = factors[0] * factors[1]
+    needed, memory = enlarged_bytes(spec, weights, copies), memory_of_machine()
+    if needed > memory:
+        raise InputError(
+            where,
+            f"the weights for {image.height} x {image.width} pixels do not fit into the memory; "
+            f"expected at most {memory / 1e9:.1f} GB, got {needed / 1e9:.1f} GB; "
+            "choose a lower resolution",
+        )
 
     def of_image(old: Table) -> Copies:
         assert old.grid is not None
@@ -152,6 +170,26 @@ class Copies:
         made = np.empty((self.tokens, embedding.shape[1]), embedding.dtype)
         made[self.places] = embedding
         return made
+
+
+def enlarged_bytes(spec: ModelSpec, weights: Weights, copies: int) -> int:
+    """Bytes of all weights once there are so many sub-images; nothing is computed.
+
+    A kernel from tokens to tokens grows with the square of ``copies``, what lies along the tokens
+    with ``copies``; the rest stays.
+    """
+    total = 0
+    for node in spec.nodes():
+        for name in node.own_parameters:
+            match node.layer:
+                case TokenDense() | UntiedTokenDense():
+                    token_axes = 2 if name == "kernel" else 1
+                case TokenNorm() | PositionEmbedding():
+                    token_axes = 1
+                case _:
+                    token_axes = 0
+            total += weights[f"{node.path}.{name}"].nbytes * copies**token_axes
+    return total
 
 
 def _factors(old: Image, new: Image, where: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from .allocator import keep_freed_memory
 from .display import draw
 from .loop import Outcome, run
 from .mesh import check_batch, placement
+from .room import check_planned
 
 _EVALUATED_AT_ONCE = 1024  # examples, over all devices
 
@@ -35,6 +36,7 @@ def train(job: Job) -> Trained:
         join(job.cluster)
     placed = placement(parameters=job.habits.parameters)
     check_batch(job.recipe.batch, job.recipe.accumulation, placed.devices)
+    check_planned(job.spec, job.recipe, placed)
     batches = Batches(
         job.train,
         job.recipe,

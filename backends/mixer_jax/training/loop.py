@@ -28,6 +28,7 @@ from .display import Display, display
 from .evaluate import Score, make_evaluate
 from .log import Log
 from .mesh import Placement
+from .room import check_compiled
 from .speed import Speed
 from .state import State, abstract_state, dtype_of, initial_state, result
 from .step import Metrics, Moment, Rows, make_step
@@ -112,7 +113,8 @@ def run(
         held_out: makes the evaluation's batches anew.
 
     Raises:
-        InputError: if the folder holds another run; if the loss is not a number.
+        InputError: if the folder holds another run; if a step does not fit into the memory; if
+            the loss is not a number.
         FileError: if the folder cannot be made, or a file in it not be written.
         Stopped: if SIGTERM or Ctrl-C came; the state is saved.
     """
@@ -213,9 +215,10 @@ class _Run:
             rate = learning_rate(
                 self.recipe.schedule, number, steps=last, peak=self.recipe.optimiser.learning_rate
             )
-            state, metrics = self.step(
-                state, self._rows(batch, number), Moment(np.int32(number), np.float64(rate))
-            )
+            rows, now = self._rows(batch, number), Moment(np.int32(number), np.float64(rate))
+            if number == first:
+                check_compiled(self.step, state, rows, now)
+            state, metrics = self.step(state, rows, now)
             self.pending.append((number, metrics))
             done = number + 1
             stop = told(done)
