@@ -328,6 +328,18 @@ def test_links_and_outside_data_in_hdf5_are_refused(tmp_path: Path) -> None:
             read_everything(tmp_path / f"{name}.h5")
 
 
+def test_strings_of_an_hdf5_file_are_never_searched_for(tmp_path: Path) -> None:
+    """In a damaged heap of them HDF5 2.0 may search for hours."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["a"] = np.ones(3, np.float32)
+        file.attrs["mixer_spec"] = "a string of variable length, which lies in a heap"
+    path.write_bytes(path.read_bytes().replace(b"GCOL", b"LOCG"))
+    with h5py.File(path, "r") as file, pytest.raises(OSError, match="heap"):
+        file.attrs["mixer_spec"]
+    assert list(containers.read(path).tensors) == ["a"]
+
+
 def test_names_that_stand_twice_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("a.npy", npy((1,), body=bytes(4)))

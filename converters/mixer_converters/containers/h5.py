@@ -33,8 +33,6 @@ def read(path: Path) -> Contents:
     tensors: dict[str, Stored] = {}
     try:
         with h5py.File(path, "r") as file:
-            text = file.attrs.get(_METADATA)
-            metadata = _strings(text) if isinstance(text, str) else {}
             _walk(h5py, file, "", path, tensors)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, FileError):
@@ -48,6 +46,8 @@ def read(path: Path) -> Contents:
         raise FileError(
             str(path), f"declares absurd sizes; expected at most {allowed} bytes, got {declared}"
         )
+    told = tensors.pop(_METADATA, None)
+    metadata = {} if told is None else _strings(told.read().tobytes())
     return Contents(container="h5", tensors=tensors, metadata=metadata)
 
 
@@ -67,8 +67,8 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
     with h5py.File(path, "w", driver="core", backing_store=False) as file:
         file.attrs["layer_names"] = [layer.encode() for layer in layers]
         file.attrs["backend"] = b"tensorflow"
-        if metadata:
-            file.attrs[_METADATA] = json.dumps(dict(metadata))
+        if metadata:  # as numbers: HDF5 2.0 searches a damaged heap of strings without an end
+            file[_METADATA] = np.frombuffer(json.dumps(dict(metadata)).encode(), np.uint8)
         for layer, names in layers.items():
             group = file.require_group(layer)
             own = [name.removeprefix(f"{layer}/") for name in names]
@@ -94,7 +94,7 @@ def _h5py() -> Any:
     return h5py
 
 
-def _strings(text: str) -> dict[str, str]:
+def _strings(text: bytes) -> dict[str, str]:
     import json
 
     try:
