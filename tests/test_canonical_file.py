@@ -92,6 +92,21 @@ def test_what_was_not_saved_is_absent(path: Path) -> None:
     assert file.provenance == {}
 
 
+def test_the_same_weights_are_the_same_bytes_which_are_those_of_the_formats_own_library(
+    tmp_path: Path,
+) -> None:
+    weights = normal_weights()
+    weights["head.bias"] = weights["head.bias"].astype(np.float64)
+    weights["stem.bias"] = weights["stem.bias"].astype(DTYPES["bfloat16"])
+    save(tmp_path / "one.safetensors", SPEC, weights)
+    save(tmp_path / "other.safetensors", SPEC, dict(reversed(weights.items())))
+    content = (tmp_path / "one.safetensors").read_bytes()
+    assert content == (tmp_path / "other.safetensors").read_bytes()
+    tensors = content[8 + int.from_bytes(content[:8], "little") :]
+    theirs = safetensors.numpy.save(weights)
+    assert tensors == theirs[8 + int.from_bytes(theirs[:8], "little") :]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),

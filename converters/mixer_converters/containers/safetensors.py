@@ -72,12 +72,15 @@ def read(path: Path) -> Contents:
 
 
 def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file tensor by tensor, the widest first so that all are aligned.
+    """Write a safetensors file tensor by tensor, in the order that its own library has.
+
+    The widest stand first, so that all are aligned; those of a width by name, so that the same
+    tensors are the same bytes, in whatever order they are given.
 
     Raises:
         FileError: if a dtype has no place in the format.
     """
-    order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in order:
