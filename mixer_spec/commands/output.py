@@ -30,10 +30,10 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
 
-def console() -> Console:
+def console(*, stderr: bool = False) -> Console:
     """The console of a command's answer: as wide as the terminal, or wide enough for any table."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=_WIDE)
+    found = Console(highlight=False, stderr=stderr)
+    return found if found.is_terminal else Console(highlight=False, stderr=stderr, width=_WIDE)
 
 
 def table(*columns: str, right: tuple[str, ...] = (), folding: tuple[str, ...] = ()) -> Table:
