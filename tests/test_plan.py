@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import io
 import json
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from mixer_spec import variant
@@ -18,6 +21,7 @@ from mixer_spec.plan import EFFICIENCY, kept_values, plan
 from mixer_spec.recipe import MovingAverage
 from mixer_spec.recipes import recipe
 
+command = importlib.import_module("mixer_spec.commands.plan")
 GIB = 2**30
 ROUNDED = 2**-49  # relative: at most 16 roundings of a float64, 2^-53 each
 H14, V5E = variant("H/14").spec(classes=1000), hardware("v5e")
@@ -188,6 +192,20 @@ def test_the_command_says_that_nothing_was_measured_there() -> None:
     assert "planned, not measured, on this hardware" in shown
     assert "147.4" in shown
     assert "measured  " not in shown
+
+
+def test_a_narrow_terminal_has_the_figures_and_is_told_where_their_formulas_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(command, "console", lambda: Console(file=shown, width=80))
+    arguments = ("--model", "H/14", "--chips", "256", "--hardware", "v5e", "--no-measure")
+    assert _run(*arguments).exit_code == 0
+    table, formulas, _ = shown.getvalue().partition("the formula of each figure")
+    assert formulas
+    assert "147.4" in table
+    assert max(map(len, table.splitlines())) <= 80
+    assert len(table.splitlines()) < 25  # a line for each figure, none folded
 
 
 def test_a_training_that_does_not_fit_is_a_negative_verdict_with_advice() -> None:

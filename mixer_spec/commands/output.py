@@ -40,10 +40,10 @@ class _Uncut(Console):
         super().print(*objects, crop=crop, **options)
 
 
-def console() -> Console:
-    """The console of a command's answer: as wide as the terminal, or wide enough for any table."""
-    found = _Uncut(highlight=False)
-    return found if found.is_terminal else _Uncut(highlight=False, width=_WIDE)
+def console(*, stderr: bool = False) -> Console:
+    """The console of a command: as wide as the terminal, or wide enough for any table."""
+    found = _Uncut(highlight=False, stderr=stderr)
+    return found if found.is_terminal else _Uncut(highlight=False, stderr=stderr, width=_WIDE)
 
 
 class _Whole(Table):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mixer_spec.hardware import Hardware
     from mixer_spec.plan import Plan
 
+_ROOM_FOR_FORMULAS = 110  # columns of a terminal
 _DIGITS = {"GB": 2, "ms": 1, "h": 1, "cores": 1, "images/s": 0, "GFLOP": 1}
 
 
@@ -100,20 +101,23 @@ def _first_recipe(variant: str | None) -> str:
 
 
 def _print(found: Plan, what: str, where: str, chip: Hardware) -> None:
-    made = table(
-        "", "figure", "value", "unit", "rests on", "how", right=("value",), folding=("how",)
-    )
+    out = console()
+    formulas = ("how",) if out.width >= _ROOM_FOR_FORMULAS else ()
+    headings = ("", "figure", "value", "unit", "rests on", *formulas)
+    made = table(*headings, right=("value",), folding=formulas)
     part = None
     for figure in found.figures:
         if figure.part != part and part is not None:
             made.add_section()
         value = f"{figure.value:,.{_DIGITS[figure.unit]}f}"
         heading = figure.part if figure.part != part else ""
-        made.add_row(heading, figure.name, value, figure.unit, figure.basis, escape(figure.how))
+        how = [escape(figure.how) for _ in formulas]
+        made.add_row(heading, figure.name, value, figure.unit, figure.basis, *how)
         part = figure.part
-    out = console()
     out.print(f"[bold]{escape(what)}[/], on {escape(where)}\n")
     out.print(made)
+    if not formulas:
+        out.print("\nthe formula of each figure: a wider terminal, or --json", soft_wrap=True)
     verdict = "[green]fits[/]" if found.fits else "[bold red]does not fit[/]"
     out.print(
         f"\n{verdict}: {found.needed:.2f} of {found.capacity:g} GB on each chip, without what the "

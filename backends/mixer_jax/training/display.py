@@ -9,11 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mixer_spec.atomic import replacing
+from mixer_spec.commands.output import console
 
 from .log import METRICS, read
 
@@ -32,7 +32,7 @@ class Display:
 
     def __init__(self, progress: Progress, *, steps: int, step: int) -> None:
         self._progress = progress
-        self._task = progress.add_task("Training", total=steps, completed=step, now="compiling")
+        self._task = progress.add_task("", total=steps, completed=step, now="compiling")
         self._known: dict[str, float] = {}
         self._next_line = time.monotonic() + _BETWEEN_LINES
 
@@ -70,13 +70,12 @@ class Display:
 def display(*, steps: int, step: int) -> Iterator[Display]:
     """The display of one run."""
     columns = (
-        TextColumn("[bold]{task.description}[/]"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[now]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True)) as progress:
         yield Display(progress, steps=steps, step=step)
 
 
