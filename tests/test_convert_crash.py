@@ -206,6 +206,7 @@ import os, signal, sys
 from rich.progress import Progress
 from mixer_spec.cli import main
 Progress.advance = lambda *_: os.kill(os.getpid(), signal.SIGINT)  # in the middle of reading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 main()
 """
 
