@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import resource
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,6 +168,26 @@ def test_two_writers_that_may_replace_always_leave_one_whole_file(two: list[Path
     assert [writer.communicate()[0] for writer in writers] == ["written\n" * 20] * 2
     assert seen <= digests
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("opening", [1, 2, 3])
+@pytest.mark.parametrize("name", [name for name in TARGETS if "." in name])
+def test_a_file_that_is_replaced_while_it_is_opened_is_the_old_or_the_new_one(
+    name: str, opening: int, two: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, other = (two[0].with_name("folder") / each for each in (name, f"other.{name}"))
+    for source, path in zip(two, (target, other), strict=True):
+        convert(source, path, to=TARGETS[name])
+    opened, times = Path.open, itertools.count(1)
+
+    def open_and_replace(path: Path, *arguments: Any, **named: Any) -> Any:
+        found = opened(path, *arguments, **named)
+        if path == target and next(times) == opening:
+            other.replace(target)
+        return found
+
+    monkeypatch.setattr(Path, "open", open_and_replace)
+    assert load(target).weights_digest in {load(source).weights_digest for source in two}
 
 
 DIE_IN_THE_MIDDLE = """

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from mixer_spec.errors import FileError
 
@@ -104,7 +105,8 @@ def members(path: Path) -> tuple[dict[str, Member], dict[str, str]]:
     """
     memory = map_file(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        # Of the same bytes: by now another file may have the name.
+        with zipfile.ZipFile(cast(IO[bytes], memory)) as archive:
             infos = archive.infolist()
             comments = [archive.comment, *(info.comment for info in infos)]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
