@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ _STRINGS = "mixer_spec.json"
 _LARGEST_TREE = 1 << 26
 _ALLOWANCE, _RATIO = 1 << 28, 64  # of what the folder may inflate to
 _KINDS = "fiub"
+_PATIENCE = 1.0  # seconds; they take milliseconds, but an idle pool of theirs stays
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -84,16 +87,25 @@ def write(path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]
             level = level.setdefault(folder, {})
         level[leaf] = values_of(tensor)
     made = path.absolute() / "checkpoint"  # inside, since Orbax leaves its failures beside it
+    running = threading.enumerate()
     try:
         with orbax.StandardCheckpointer() as checkpointer:
             checkpointer.save(made, tree)
-    except ValueError as error:  # as which TensorStore tells of a full disk
+    except (OSError, ValueError) as error:  # TensorStore tells of a full disk by the latter
+        _wait_for_all_but(running)
         raise OSError(str(error)) from error
     for part in made.iterdir():
         part.rename(path / part.name)
     made.rmdir()
     if metadata:
         (path / _STRINGS).write_text(json.dumps(dict(metadata)), encoding="utf-8")
+
+
+def _wait_for_all_but(running: Sequence[threading.Thread]) -> None:
+    """Let Orbax's other threads end, which write on after one of them has failed."""
+    last = time.monotonic() + _PATIENCE
+    while set(threading.enumerate()) - set(running) and time.monotonic() < last:
+        time.sleep(0.01)
 
 
 def _tensorstore() -> Any:
